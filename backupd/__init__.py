@@ -1,0 +1,3 @@
+"""backupd: the backup daemon for training boxes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What is on disk: scan, exclusion, metadata, and reading that notices change."""

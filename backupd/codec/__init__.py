@@ -1,0 +1,1 @@
+"""Bytes to blob and back: chunking, encoding, sealing. Pure: no disk, no clock, no network."""

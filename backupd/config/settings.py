@@ -1,0 +1,110 @@
+"""The configuration as plain values, which is all that the rest of the house sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backupd.policy.retention import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTarget:
+    """A folder on a disk of this box."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NasTarget:
+    """A folder on a network mount; with `require_mount` an absent mount is refused."""
+
+    name: str
+    path: Path
+    require_mount: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class S3Target:
+    """A prefix of a bucket. Empty strings leave the choice to boto3's own chain."""
+
+    name: str
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    profile: str = ""
+    credentials_file: Path | None = None
+    storage_class: str = ""
+    path_style: bool = False
+    ca_bundle: Path | None = None
+    checksums: str = "when_required"
+    connect_timeout_seconds: float = 10.0
+    read_timeout_seconds: float = 60.0
+
+
+TargetSettings = LocalTarget | NasTarget | S3Target
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """How the repository is opened: at most one of the three, none with `encryption: none`."""
+
+    file: Path | None = None
+    passphrase_file: Path | None = None
+    passphrase_command: str = ""
+    encryption: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """One watched folder. `targets` maps a target's name to its policies' names, in order."""
+
+    name: str
+    path: Path
+    targets: Mapping[str, tuple[str, ...]]
+    project: str = ""
+    schedule: str = "*/15 * * * *"
+    timezone: str = ""
+    exclude: tuple[str, ...] = ()
+    one_filesystem: bool = True
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepSettings:
+    """Cron expressions of the upkeep jobs; an empty one never runs."""
+
+    forget: str = "0 3 * * *"
+    prune: str = "30 3 * * sun"
+    check: str = "0 4 * * *"
+    read_data_percent: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsSettings:
+    """What backupd may take of the box; `upload_bytes_per_second` 0 is unlimited."""
+
+    threads: int = 2
+    upload_bytes_per_second: int = 0
+    nice: int = 19
+    io: str = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole configuration that was found valid."""
+
+    source: Path
+    state_dir: Path
+    host: str
+    key: KeySettings
+    targets: Mapping[str, TargetSettings]
+    policies: Mapping[str, Rules]
+    models: Mapping[str, ModelSettings]
+    naming: str = "{model_name}_{YYYYMMDD}_v{version}"
+    upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
+    limits: LimitsSettings = field(default_factory=LimitsSettings)

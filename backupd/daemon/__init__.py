@@ -1,0 +1,1 @@
+"""What systemd runs: service, schedule, watcher, job queue, control socket."""

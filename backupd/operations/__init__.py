@@ -1,0 +1,1 @@
+"""The verbs: snapshot, restore, forget, prune, check, replicate."""

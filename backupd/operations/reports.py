@@ -1,0 +1,149 @@
+"""What the verbs answer: plain values that the command line, the daemon and `--json` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """One listed snapshot, without its tree. `time` is seconds since the epoch, UTC.
+
+    `id` is the hex BLAKE3 of the stored snapshot object; `targets` names where it is listed.
+    `incomplete` names paths that were left out because they never held still.
+    """
+
+    id: str
+    host: str
+    model: str
+    version: int
+    time: float
+    root: str
+    parent: int
+    labels: Mapping[str, str]
+    metrics: Mapping[str, float]
+    file_count: int
+    size_bytes: int
+    added_bytes: int
+    stored_bytes: int
+    duration_seconds: float
+    incomplete: tuple[str, ...]
+    skipped: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`MODEL@vN`."""
+        return f"{self.model}@v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResult:
+    """What became of a snapshot on one target; `error` is empty where it is whole there."""
+
+    target: str
+    version: int
+    stored_bytes: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """The end of one `snapshot` of one model; `snapshot` is None where nothing changed."""
+
+    model: str
+    unchanged: bool
+    snapshot: SnapshotInfo | None
+    targets: tuple[TargetResult, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def partial(self) -> bool:
+        """Whether something is missing: a file left out, a target not reached."""
+        left_out = self.snapshot is not None and bool(self.snapshot.incomplete)
+        return left_out or any(result.error for result in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """The end of one restore: counts, and each path that could not be given, with why."""
+
+    restored_files: int
+    restored_bytes: int
+    skipped_files: int
+    failed: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One line of `restore --dry-run`: what would be done (`create`, `overwrite`, `skip`)."""
+
+    path: str
+    action: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that check found: the object, what is wrong, and whom it hurts."""
+
+    target: str
+    object_name: str
+    problem: str
+    snapshots: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    harmless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The end of one check of one target."""
+
+    target: str
+    snapshots: int
+    packs: int
+    blobs: int
+    read_bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing that matters was found."""
+        return all(finding.harmless for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetItem:
+    """One snapshot of one target, and why it is kept (`reasons`) or not (none)."""
+
+    target: str
+    snapshot: SnapshotInfo
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReport:
+    """What forget did, or with dry run would do."""
+
+    kept: tuple[ForgetItem, ...]
+    forgotten: tuple[ForgetItem, ...]
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What prune did on one target, or with dry run would do; sizes in stored bytes."""
+
+    target: str
+    packs_total: int
+    packs_marked: int
+    packs_deleted: int
+    packs_repacked: int
+    marked_bytes: int
+    deleted_bytes: int
+    repacked_bytes: int
+    unmarked: int
+    dry_run: bool
+    notes: tuple[str, ...] = field(default=())

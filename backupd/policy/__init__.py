@@ -1,0 +1,1 @@
+"""Retention and naming as pure functions of values."""

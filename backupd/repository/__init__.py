@@ -1,0 +1,1 @@
+"""How it is kept: packs, index, trees, snapshots, keys, and collection without locks."""
