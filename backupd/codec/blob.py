@@ -1,0 +1,169 @@
+"""A chunk as a blob: the header that names its codec, and the codecs raw and zstd.
+
+The header comes before the payload, inside the seal: codec (1 byte), flags (1), the length of
+the parameters (2, little-endian), the parameters, and the 32-byte id of the base blob where
+flag bit 0 is set. docs/format.md gives every byte.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import zstandard
+
+from backupd.errors import DamagedError
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+ID_SIZE = 32
+MAX_CHUNK = 64 << 20  # what a reader accepts as a chunk's plain length
+_HEADER = struct.Struct("<BBH")
+_FLAG_BASE = 1
+HEADER_SIZE = _HEADER.size
+MAX_PARAMETERS = 255
+HEADROOM = 512  # room that a frame leaves before its chunk; no header is longer
+
+_ZSTD_LEVEL = 3
+_PROBE_SIZE = 16 * 1024
+_PROBE_COUNT = 4
+_WORTH = 0.97  # below this share of the plain bytes, compression pays for its time
+
+
+class Codec(enum.IntEnum):
+    """The value of a blob header's first byte."""
+
+    RAW = 0
+    ZSTD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHeader:
+    """What stands before a blob's payload; `base_id` is empty where there is no base."""
+
+    codec: int
+    parameters: bytes = b""
+    base_id: bytes = b""
+
+    def pack_into(self, out: memoryview) -> int:
+        """Write the header to the front of `out`; its length."""
+        flags = _FLAG_BASE if self.base_id else 0
+        head = _HEADER.pack(self.codec, flags, len(self.parameters))
+        blob = head + self.parameters + self.base_id
+        out[: len(blob)] = blob
+        return len(blob)
+
+
+def parse_header(encoded: Buffer) -> tuple[BlobHeader, int]:
+    """The header of an encoded blob and where its payload begins. Raises `DamagedError`."""
+    view = memoryview(encoded)
+    if len(view) < HEADER_SIZE:
+        raise DamagedError("a blob is shorter than its header")
+    codec, flags, length = _HEADER.unpack_from(view)
+    if length > MAX_PARAMETERS:
+        raise DamagedError("a blob's header is longer than one may be")
+    end = HEADER_SIZE + length
+    base_id = b""
+    if flags & ~_FLAG_BASE:
+        raise DamagedError(f"a blob has unknown flags {flags:#x}; a newer backupd may read it")
+    if flags & _FLAG_BASE:
+        base_id = bytes(view[end : end + ID_SIZE])
+        if len(base_id) != ID_SIZE:
+            raise DamagedError("a blob is shorter than its header")
+        end += ID_SIZE
+    if end > len(view):
+        raise DamagedError("a blob is shorter than its header")
+    return BlobHeader(codec, bytes(view[HEADER_SIZE : HEADER_SIZE + length]), base_id), end
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One encoded chunk: the codec, the base (empty for none) and header with payload.
+
+    `data` may lie in the caller's frame or in the encoder's own buffer, and is good until
+    either is used again.
+    """
+
+    codec: int
+    base_id: bytes
+    data: Buffer
+
+
+_RAW_HEADER = _HEADER.pack(Codec.RAW, 0, 0)
+_ZSTD_HEADER = _HEADER.pack(Codec.ZSTD, 0, 0)
+
+
+class BlobEncoder:
+    """Chooses raw or zstd by a probe. Not shared between threads: zstandard's are not."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
+        self._probe = zstandard.ZstdCompressor(level=1, write_checksum=False)
+
+    def encode(self, frame: memoryview) -> Encoded:
+        """The smaller of raw and zstd, where the probe finds zstd worth trying.
+
+        The chunk is `frame[HEADROOM:]`; the room before it is the encoder's to write, so that
+        a raw blob needs no copy.
+        """
+        chunk = frame[HEADROOM:]
+        size = len(chunk)
+        if size <= 2 * _PROBE_SIZE * _PROBE_COUNT or self._worth_trying(chunk, size):
+            payload = self._zstd.compress(chunk)
+            if len(payload) < size * _WORTH:
+                return Encoded(Codec.ZSTD, b"", _ZSTD_HEADER + payload)
+        begin = HEADROOM - HEADER_SIZE
+        frame[begin:HEADROOM] = _RAW_HEADER
+        return Encoded(Codec.RAW, b"", frame[begin:])
+
+    def _worth_trying(self, chunk: memoryview, size: int) -> bool:
+        step = (size - _PROBE_SIZE) // (_PROBE_COUNT - 1)
+        # Pieces are judged one by one: they need not resemble each other.
+        return any(
+            len(self._probe.compress(chunk[at : at + _PROBE_SIZE])) < _PROBE_SIZE * _WORTH
+            for at in range(0, size - _PROBE_SIZE + 1, step)
+        )
+
+
+def framed(chunk: Buffer) -> memoryview:
+    """A frame around a copy of `chunk`, for small ones that come from nowhere in particular."""
+    frame = bytearray(HEADROOM + len(chunk))
+    frame[HEADROOM:] = chunk
+    return memoryview(frame)
+
+
+class BlobDecoder:
+    """Turns encoded blobs back into chunks. Not shared between threads."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+
+    def decode(self, encoded: Buffer, plain_size: int) -> Buffer:
+        """The chunk of `plain_size` bytes; may be a view of `encoded`. Raises `DamagedError`."""
+        header, begin = parse_header(encoded)
+        payload = memoryview(encoded)[begin:]
+        if header.codec == Codec.RAW:
+            plain: Buffer = payload
+        elif header.codec == Codec.ZSTD:
+            plain = self._decompress(payload, plain_size)
+        else:
+            raise DamagedError(
+                f"a blob is encoded by codec {header.codec}, which this backupd does not know",
+                hint="restore with the version of backupd that stored it, or a newer one",
+            )
+        if len(plain) != plain_size:
+            raise DamagedError("a blob does not decode to the length that its pack states")
+        return plain
+
+    def _decompress(self, payload: memoryview, plain_size: int) -> bytes:
+        if plain_size > MAX_CHUNK:
+            raise DamagedError("a blob claims more bytes than a chunk may have")
+        try:
+            # The frame states its size; what it states is checked before anything is allocated.
+            if zstandard.frame_content_size(payload) != plain_size:
+                raise DamagedError("a blob does not decode to the length that its pack states")
+            return self._zstd.decompress(payload, max_output_size=plain_size)
+        except zstandard.ZstdError as error:
+            raise DamagedError(f"a blob does not decompress: {error}") from None

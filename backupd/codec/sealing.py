@@ -1,0 +1,111 @@
+"""Sealing: authenticated encryption of stored bytes, and its form without encryption.
+
+A sealed run is `nonce (12) | body | tag (16)`. With encryption the body is AES-256-GCM
+(NIST SP 800-38D) under a random nonce; without it the body is plain, the nonce zero and the tag
+the first 16 bytes of a keyed BLAKE3 over the associated data's length, the associated data and
+the body, so that damage is found either way and lengths agree.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from backupd.errors import DamagedError
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+RandomBytes: TypeAlias = Callable[[int], bytes]
+
+NONCE_SIZE = 12
+TAG_SIZE = 16
+OVERHEAD = NONCE_SIZE + TAG_SIZE
+
+
+class Sealer(Protocol):
+    """Seals and opens; one object may serve several threads."""
+
+    def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
+        """Seal `plain` into the front of `out`; the number of bytes written."""
+        ...
+
+    def open_into(self, sealed: Buffer, associated: bytes, out: memoryview) -> int:
+        """Open into the front of `out`; the plain length. Raises `DamagedError`."""
+        ...
+
+
+class AesGcmSealer:
+    """AES-256-GCM under one 32-byte key, nonces drawn from `random`."""
+
+    def __init__(self, key: bytes, random: RandomBytes) -> None:
+        self._cipher = AESGCM(key)
+        self._random = random
+
+    def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
+        """See `Sealer`."""
+        nonce = self._random(NONCE_SIZE)
+        end = OVERHEAD + len(plain)
+        out[:NONCE_SIZE] = nonce
+        self._cipher.encrypt_into(nonce, plain, associated, out[NONCE_SIZE:end])
+        return end
+
+    def open_into(self, sealed: Buffer, associated: bytes, out: memoryview) -> int:
+        """See `Sealer`."""
+        view = memoryview(sealed)
+        size = len(view) - OVERHEAD
+        if size < 0 or size > len(out):
+            raise DamagedError("sealed bytes have an impossible length")
+        try:
+            self._cipher.decrypt_into(view[:NONCE_SIZE], view[NONCE_SIZE:], associated, out[:size])
+        except InvalidTag:
+            raise DamagedError("sealed bytes do not open: they are damaged or misplaced") from None
+        return size
+
+
+class PlainSealer:
+    """The form without encryption: the same lengths, a checksum in place of the tag."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def _tag(self, body: Buffer, associated: bytes) -> bytes:
+        hasher = blake3(len(associated).to_bytes(8, "little") + associated, key=self._key)
+        return hasher.update(body).digest(TAG_SIZE)
+
+    def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
+        """See `Sealer`."""
+        end = NONCE_SIZE + len(plain)
+        out[:NONCE_SIZE] = bytes(NONCE_SIZE)
+        out[NONCE_SIZE:end] = plain
+        out[end : end + TAG_SIZE] = self._tag(plain, associated)
+        return end + TAG_SIZE
+
+    def open_into(self, sealed: Buffer, associated: bytes, out: memoryview) -> int:
+        """See `Sealer`."""
+        view = memoryview(sealed)
+        size = len(view) - OVERHEAD
+        if size < 0 or size > len(out):
+            raise DamagedError("stored bytes have an impossible length")
+        body = view[NONCE_SIZE : NONCE_SIZE + size]
+        if not hmac.compare_digest(self._tag(body, associated), bytes(view[NONCE_SIZE + size :])):
+            raise DamagedError("stored bytes do not match their checksum")
+        out[:size] = body
+        return size
+
+
+def seal(sealer: Sealer, plain: Buffer, associated: bytes) -> bytearray:
+    """Seal a small object into a fresh buffer."""
+    out = bytearray(len(plain) + OVERHEAD)
+    sealer.seal_into(plain, associated, memoryview(out))
+    return out
+
+
+def unseal(sealer: Sealer, sealed: Buffer, associated: bytes) -> bytearray:
+    """Open a small object into a fresh buffer. Raises `DamagedError`."""
+    out = bytearray(max(0, len(sealed) - OVERHEAD))
+    sealer.open_into(sealed, associated, memoryview(out))
+    return out

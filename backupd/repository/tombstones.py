@@ -1,0 +1,47 @@
+"""Tombstones: packs that are due for deletion, and since when.
+
+One is named by the BLAKE3 of its stored bytes, and says who is due in a sealed JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from backupd.codec.blob import ID_SIZE
+from backupd.codec.sealing import Sealer, seal, unseal
+from backupd.errors import DamagedError
+from backupd.repository.layout import TOMBSTONES
+
+_ASSOCIATED = b"backupd format 1: tombstone"
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Packs marked together. `marked` is in seconds since the epoch, by the marker's clock."""
+
+    name: str
+    marked: float
+    packs: frozenset[bytes]
+
+
+def encode_tombstone(marked: float, packs: Iterable[bytes], sealer: Sealer) -> tuple[str, bytes]:
+    """The object name and the stored bytes of a tombstone."""
+    value = {"marked": marked, "packs": sorted(pack.hex() for pack in packs)}
+    stored = bytes(seal(sealer, json.dumps(value).encode(), _ASSOCIATED))
+    return TOMBSTONES + blake3(stored).hexdigest(), stored
+
+
+def decode_tombstone(stored: bytes, name: str, sealer: Sealer) -> Tombstone:
+    """The tombstone stored under `name`. Raises `DamagedError`."""
+    try:
+        value = json.loads(unseal(sealer, stored, _ASSOCIATED))
+        packs = frozenset(bytes.fromhex(pack) for pack in value["packs"])
+        if any(len(pack) != ID_SIZE for pack in packs):
+            raise DamagedError("a pack's id has the wrong length")
+        return Tombstone(name, float(value["marked"]), packs)
+    except (ValueError, TypeError, KeyError, RecursionError, DamagedError) as error:
+        raise DamagedError(f"{name} is damaged: {error}") from None

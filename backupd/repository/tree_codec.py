@@ -1,0 +1,172 @@
+"""Trees as bytes: one JSON object a line, in path order, cut into blobs at steady places.
+
+JSON, because it can still be read in ten years with anything; a line an entry, because then a
+tree of any length is read in bounded memory. Cuts depend on the paths alone, so that a change
+of one file leaves the other tree blobs as they were.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from backupd.codec.blob import ID_SIZE, MAX_CHUNK
+from backupd.errors import DamagedError
+from backupd.repository.tree import ChunkRef, FileType, Metadata, TreeEntry
+
+# A tree blob ends after a path whose CRC-32 is a multiple of this, in the mean every 1,024
+# entries, but not before the least and always at the most bytes.
+_CUT_EVERY = 1024
+_LEAST_BYTES = 64 * 1024
+_MOST_BYTES = 4 << 20
+# Up to so many chunks are named in the entry itself; more stand in a chunk list's own blob.
+INLINE_CHUNKS = 4
+_LIST_RECORD = ID_SIZE + 4
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+
+
+def _put_bytes(value: dict[str, Any], key: str, raw: bytes) -> None:
+    """A path as text where it is UTF-8, else as base64 under the key with `64` behind it."""
+    try:
+        value[key] = raw.decode()
+    except UnicodeDecodeError:
+        value[key + "64"] = base64.b64encode(raw).decode()
+
+
+def _take_bytes(value: dict[str, Any], key: str) -> bytes:
+    text = value.get(key)
+    if text is not None:
+        if not isinstance(text, str):
+            raise DamagedError("a tree entry is malformed")
+        return text.encode()
+    return base64.b64decode(value.get(key + "64", ""), validate=True)
+
+
+def encode_entry(entry: TreeEntry) -> bytes:
+    """One line, with its newline."""
+    meta = entry.metadata
+    value: dict[str, Any] = {"type": entry.type.value}
+    _put_bytes(value, "path", entry.path)
+    value["mode"] = meta.mode
+    value["uid"] = meta.uid
+    value["gid"] = meta.gid
+    if meta.user:
+        value["user"] = meta.user
+    if meta.group:
+        value["group"] = meta.group
+    value["mtime"] = meta.mtime_ns
+    value["ctime"] = meta.ctime_ns
+    value["inode"] = meta.inode
+    value["device"] = meta.device
+    value["size"] = meta.size_bytes
+    if meta.xattrs:
+        value["xattrs"] = {
+            base64.b64encode(name).decode(): base64.b64encode(data).decode()
+            for name, data in sorted(meta.xattrs.items())
+        }
+    if entry.link:
+        _put_bytes(value, "link", entry.link)
+    if entry.chunks:
+        value["chunks"] = [[ref.blob_id.hex(), ref.size_bytes] for ref in entry.chunks]
+    if entry.chunk_list:
+        value["list"] = entry.chunk_list.hex()
+    if entry.extents:
+        value["extents"] = [list(extent) for extent in entry.extents]
+    if entry.content_hash:
+        value["blake3"] = entry.content_hash.hex()
+    return _encode(value).encode() + b"\n"
+
+
+def _id(text: str) -> bytes:
+    raw = bytes.fromhex(text)
+    if len(raw) != ID_SIZE:
+        raise DamagedError("a tree entry is malformed")
+    return raw
+
+
+def decode_entry(line: bytes) -> TreeEntry:
+    """The entry of one line. Raises `DamagedError`."""
+    try:
+        value = json.loads(line)
+        xattrs = {
+            base64.b64decode(name): base64.b64decode(data)
+            for name, data in value.get("xattrs", {}).items()
+        }
+        metadata = Metadata(
+            mode=int(value["mode"]),
+            uid=int(value["uid"]),
+            gid=int(value["gid"]),
+            mtime_ns=int(value["mtime"]),
+            ctime_ns=int(value["ctime"]),
+            inode=int(value["inode"]),
+            device=int(value["device"]),
+            size_bytes=int(value["size"]),
+            user=str(value.get("user", "")),
+            group=str(value.get("group", "")),
+            xattrs=xattrs,
+        )
+        chunks = tuple(ChunkRef(_id(name), int(size)) for name, size in value.get("chunks", ()))
+        return TreeEntry(
+            path=_take_bytes(value, "path"),
+            type=FileType(value["type"]),
+            metadata=metadata,
+            link=_take_bytes(value, "link"),
+            chunks=chunks,
+            chunk_list=_id(value["list"]) if "list" in value else b"",
+            extents=tuple((int(at), int(size)) for at, size in value.get("extents", ())),
+            content_hash=_id(value["blake3"]) if "blake3" in value else b"",
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error, RecursionError):
+        raise DamagedError("a tree entry is malformed") from None
+
+
+class TreeCutter:
+    """Gathers encoded entries into tree blobs."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def add(self, path: bytes, line: bytes) -> bytes | None:
+        """Add an entry's line; a whole blob's bytes where one ends here."""
+        self._lines.append(line)
+        self._size += len(line)
+        steady = self._size >= _LEAST_BYTES and zlib.crc32(path) % _CUT_EVERY == 0
+        if steady or self._size >= _MOST_BYTES:
+            return self.rest()
+        return None
+
+    def rest(self) -> bytes:
+        """What is left, empty where nothing is."""
+        blob = b"".join(self._lines)
+        self._lines.clear()
+        self._size = 0
+        return blob
+
+
+def decode_tree(blob: bytes | bytearray | memoryview) -> Iterator[TreeEntry]:
+    """The entries of one tree blob. Raises `DamagedError`."""
+    for line in bytes(blob).splitlines():
+        yield decode_entry(line)
+
+
+def encode_chunk_list(chunks: Iterable[ChunkRef]) -> bytes:
+    """A chunk list's bytes: id and plain length (4, little-endian) of each chunk."""
+    return b"".join(ref.blob_id + ref.size_bytes.to_bytes(4, "little") for ref in chunks)
+
+
+def decode_chunk_list(plain: bytes | bytearray | memoryview) -> Iterator[ChunkRef]:
+    """The chunks of a list. Raises `DamagedError`."""
+    view = memoryview(plain)
+    if len(view) % _LIST_RECORD:
+        raise DamagedError("a chunk list is cut short")
+    for at in range(0, len(view), _LIST_RECORD):
+        size = int.from_bytes(view[at + ID_SIZE : at + _LIST_RECORD], "little")
+        if size > MAX_CHUNK:
+            raise DamagedError("a chunk list names a chunk of impossible length")
+        yield ChunkRef(bytes(view[at : at + ID_SIZE]), size)
