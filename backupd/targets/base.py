@@ -37,7 +37,11 @@ class Target(Protocol):
     idempotent. Each raises `ObjectMissingError` where the named object is absent (and only
     then), `TargetUnreachableError` where trying again may help, `TargetFullError`,
     `TargetReadOnlyError` or another `TargetError` where it does not. Names are checked with
-    `check_name` on the way in, and listed names that do not pass it are left out.
+    `check_name` on the way in, and listed names that do not pass it are left out. No object's
+    name is the folder of another's (`a` beside `a/b`): a filesystem could not hold both.
+
+    A `put_if_absent` that failed with `TargetUnreachableError` may have taken effect: who calls
+    it again must expect to meet its own object (`backupd.targets.retry` does).
     """
 
     @property
@@ -80,6 +84,7 @@ class Target(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose names begin with the folder `prefix` (as `packs/`), in name order.
 
+        `prefix` is empty, for everything, or ends in `/`; a folder that is not there is empty.
         What is created or deleted while the listing runs may or may not be in it.
         """
         ...
@@ -93,11 +98,23 @@ class Target(Protocol):
         ...
 
 
+def is_name(name: str) -> bool:
+    """Whether `name` may name an object."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """Return `name` when it may name an object, else raise `BackupdError`."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise BackupdError(f"{name!r} cannot name an object")
     return name
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` when it may name a folder (empty, or ending in `/`), else raise."""
+    if prefix and not (prefix.endswith("/") and is_name(prefix[:-1])):
+        raise BackupdError(f"{prefix!r} cannot name a folder of objects")
+    return prefix
 
 
 def total_size(parts: Sequence[Buffer]) -> int:
