@@ -1,9 +1,9 @@
 """Sealing: authenticated encryption of stored bytes, and its form without encryption.
 
 A sealed run is `nonce (12) | body | tag (16)`. With encryption the body is AES-256-GCM
-(NIST SP 800-38D) under a random nonce; without it the body is plain, the nonce zero and the tag
-the first 16 bytes of a keyed BLAKE3 over the associated data's length, the associated data and
-the body, so that damage is found either way and lengths agree.
+(NIST SP 800-38D) under a random nonce; without it the body is plain and the tag is the first 16
+bytes of a keyed BLAKE3 over the associated data's length (8 bytes, little-endian), the associated
+data, the nonce and the body, so that damage is found either way and lengths agree.
 """
 
 from __future__ import annotations
@@ -69,19 +69,21 @@ class AesGcmSealer:
 class PlainSealer:
     """The form without encryption: the same lengths, a checksum in place of the tag."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, random: RandomBytes) -> None:
         self._key = key
+        self._random = random
 
-    def _tag(self, body: Buffer, associated: bytes) -> bytes:
+    def _tag(self, nonce_and_body: Buffer, associated: bytes) -> bytes:
         hasher = blake3(len(associated).to_bytes(8, "little") + associated, key=self._key)
-        return hasher.update(body).digest(TAG_SIZE)
+        return hasher.update(nonce_and_body).digest(TAG_SIZE)
 
     def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
         """See `Sealer`."""
         end = NONCE_SIZE + len(plain)
-        out[:NONCE_SIZE] = bytes(NONCE_SIZE)
+        # A nonce here too: equal content must not give equal packs, as one may be due to go.
+        out[:NONCE_SIZE] = self._random(NONCE_SIZE)
         out[NONCE_SIZE:end] = plain
-        out[end : end + TAG_SIZE] = self._tag(plain, associated)
+        out[end : end + TAG_SIZE] = self._tag(out[:end], associated)
         return end + TAG_SIZE
 
     def open_into(self, sealed: Buffer, associated: bytes, out: memoryview) -> int:
@@ -90,10 +92,10 @@ class PlainSealer:
         size = len(view) - OVERHEAD
         if size < 0 or size > len(out):
             raise DamagedError("stored bytes have an impossible length")
-        body = view[NONCE_SIZE : NONCE_SIZE + size]
-        if not hmac.compare_digest(self._tag(body, associated), bytes(view[NONCE_SIZE + size :])):
+        end = NONCE_SIZE + size
+        if not hmac.compare_digest(self._tag(view[:end], associated), bytes(view[end:])):
             raise DamagedError("stored bytes do not match their checksum")
-        out[:size] = body
+        out[:size] = view[NONCE_SIZE:end]
         return size
 
 

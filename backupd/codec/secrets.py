@@ -42,7 +42,7 @@ class Secrets:
         """What seals and opens with these keys; nonces are drawn from `random`."""
         if self.encrypted:
             return AesGcmSealer(self.sealing_key, random)
-        return PlainSealer(self.sealing_key)
+        return PlainSealer(self.sealing_key, random)
 
 
 def derive(master_key: bytes, *, encrypted: bool) -> Secrets:

@@ -1,0 +1,135 @@
+"""Getting blobs back: found, read, opened, decoded and verified against their ids.
+
+A blob that the index does not know is looked for in the packs themselves before it counts as
+missing, so that a lost index object costs nothing but time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from backupd.codec.blob import BlobDecoder, Buffer
+from backupd.errors import DamagedError, ObjectMissingError
+from backupd.repository.index import Index, Location
+from backupd.repository.layout import MIB, pack_name
+from backupd.repository.records import BlobRecord
+from backupd.repository.repository import Repository
+
+# Blobs of one pack that lie no further apart are read in one go, up to so much at once.
+_MERGE_GAP = 256 * 1024
+_MERGE_MOST = 8 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of one pack that is read at once, and the blobs in it by offset."""
+
+    pack_id: bytes
+    offset: int
+    size_bytes: int
+    records: tuple[BlobRecord, ...]
+
+
+class BlobFinder:
+    """The index with a second look at the packs. Safe for several threads."""
+
+    def __init__(self, repository: Repository, index: Index, note: Callable[[str], None]) -> None:
+        self.repository = repository
+        self.index = index
+        self._note = note
+        self._recovered = False
+        self._lock = threading.Lock()
+
+    def find(self, blob_id: bytes) -> Location:
+        """Where the blob lies. Raises `DamagedError` when it is nowhere."""
+        location = self.index.find(blob_id)
+        if location is None:
+            self._recover()
+            location = self.index.find(blob_id)
+        if location is None:
+            raise DamagedError(f"blob {blob_id.hex()} is missing from {self.repository.name}")
+        return location
+
+    def _recover(self) -> None:
+        with self._lock:
+            if not self._recovered:
+                self._recovered = True
+                count = self.repository.recover_index(self.index, self._note)
+                if count:
+                    self._note(
+                        f"{self.repository.name}: the index lacked {count} packs; "
+                        "they were read from the packs themselves"
+                    )
+
+
+class BlobReader:
+    """Reads and opens blobs with kept buffers; each thread has its own."""
+
+    def __init__(self, finder: BlobFinder) -> None:
+        self.finder = finder
+        self._repository = finder.repository
+        self._decoder = BlobDecoder()
+        self._sealed = memoryview(bytearray(0))
+        self._opened = memoryview(bytearray(0))
+
+    def read(self, blob_id: bytes) -> Buffer:
+        """The chunk; good until the next call. Raises `DamagedError`."""
+        location = self.finder.find(blob_id)
+        record = location.record
+        span = Span(location.pack_id, record.offset, record.sealed_size, (record,))
+        return self.open(record, self.read_span(span))
+
+    def read_span(self, span: Span) -> memoryview:
+        """The sealed bytes of a span; good until the next call. Raises `DamagedError`."""
+        if len(self._sealed) < span.size_bytes:
+            self._sealed = memoryview(bytearray(span.size_bytes))
+        sealed = self._sealed[: span.size_bytes]
+        name = pack_name(span.pack_id)
+        try:
+            self._repository.target.read_into(name, span.offset, sealed)
+        except ObjectMissingError:
+            raise DamagedError(f"{name} is missing from {self._repository.name}") from None
+        return sealed
+
+    def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
+        """The chunk of a blob's sealed bytes, verified; good until the next call."""
+        if len(self._opened) < record.sealed_size:
+            self._opened = memoryview(bytearray(record.sealed_size))
+        try:
+            size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
+            plain = self._decoder.decode(self._opened[:size], record.plain_size)
+        except DamagedError as error:
+            raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
+        if self._repository.secrets.blob_id(plain) != record.blob_id:
+            raise DamagedError(
+                f"blob {record.blob_id.hex()} is damaged: its content has another id"
+            )
+        return plain
+
+
+def spans(locations: Iterable[Location]) -> Iterator[Span]:
+    """The reads that fetch all these blobs, pack by pack in the packs' own order."""
+    by_pack: dict[bytes, list[BlobRecord]] = {}
+    for location in locations:
+        by_pack.setdefault(location.pack_id, []).append(location.record)
+    for pack_id, records in by_pack.items():
+        records.sort(key=lambda record: record.offset)
+        yield from _merged(pack_id, records)
+
+
+def _merged(pack_id: bytes, records: Sequence[BlobRecord]) -> Iterator[Span]:
+    run: list[BlobRecord] = []
+    begin = end = 0
+    for record in records:
+        stop = record.offset + record.sealed_size
+        if run and (record.offset - end > _MERGE_GAP or stop - begin > _MERGE_MOST):
+            yield Span(pack_id, begin, end - begin, tuple(run))
+            run = []
+        if not run:
+            begin = record.offset
+        run.append(record)
+        end = max(end, stop)
+    if run:
+        yield Span(pack_id, begin, end - begin, tuple(run))

@@ -1,0 +1,316 @@
+"""One opened repository: its descriptor, its keys, its index and its snapshots.
+
+Opening costs two small reads and the key; the index is loaded when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backupd.codec.sealing import RandomBytes, unseal
+from backupd.codec.secrets import PUBLIC_MASTER_KEY, derive
+from backupd.errors import DamagedError, ObjectMissingError, TargetError, WrongKeyError
+from backupd.repository import keys, layout
+from backupd.repository.descriptor import Descriptor, parse_descriptor
+from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
+from backupd.repository.index import Index, PackTable, parse_index
+from backupd.repository.pack import read_table
+from backupd.repository.snapshots import (
+    SnapshotName,
+    SnapshotRecord,
+    amended,
+    decode_snapshot,
+    encode_amendment,
+    parse_name,
+)
+from backupd.repository.tombstones import Tombstone, decode_tombstone
+from backupd.targets.base import Target
+
+_RELISTINGS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A listed snapshot: where it is, its labels as amended, and the BLAKE3 of its object."""
+
+    name: SnapshotName
+    record: SnapshotRecord
+    snapshot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All snapshots in version order, and those objects that could not be read, with why.
+
+    `highest` is the highest version number ever used, by model folder.
+    """
+
+    snapshots: tuple[StoredSnapshot, ...]
+    damaged: Mapping[str, str]
+    highest: Mapping[str, int]
+
+
+class Repository:
+    """What one target holds. Safe for several threads; `target` may be used directly."""
+
+    def __init__(
+        self, target: Target, descriptor: Descriptor, master_key: bytes, random: RandomBytes
+    ) -> None:
+        self.target = target
+        self.descriptor = descriptor
+        self.secrets = derive(master_key, encrypted=descriptor.encrypted)
+        self.sealer = self.secrets.sealer(random)
+        self._master_key = master_key
+        self._random = random
+
+    @property
+    def name(self) -> str:
+        """The target's name in the configuration."""
+        return self.target.name
+
+    # -- keys ---------------------------------------------------------------------------------
+
+    def key_ids(self) -> list[str]:
+        """The ids of all key objects."""
+        names = [info.name for info in self.target.list(layout.KEYS)]
+        return [name.removeprefix(layout.KEYS).removesuffix(".json") for name in names]
+
+    def describe_key(self, key_id: str) -> keys.KeyInfo:
+        """What a key object says of itself."""
+        stored = self.target.get(layout.KEYS + key_id + ".json", layout.MAX_KEY)
+        return keys.describe(stored, key_id)
+
+    def add_key(self, secret: str, *, label: str, created: str) -> str:
+        """Wrap the master key for one more secret; the new key's id."""
+        key_id, stored = keys.wrap(
+            self._master_key, secret, label=label, created=created, random=self._random
+        )
+        self.target.put(layout.KEYS + key_id + ".json", [stored])
+        return key_id
+
+    def remove_key(self, key_id: str) -> None:
+        """Delete a key object. Raises `TargetError` when it is the last."""
+        remaining = [other for other in self.key_ids() if other != key_id]
+        if not remaining:
+            raise TargetError(
+                f"{key_id} is the last key of {self.target.location}",
+                hint="add another with 'backupd key add' first; without one nothing can be read",
+            )
+        self.target.delete(layout.KEYS + key_id + ".json")
+
+    # -- snapshots ----------------------------------------------------------------------------
+
+    def list_snapshots(self, folder: str = "") -> Listing:
+        """The snapshots of one model folder, or of all. A damaged one hides no other."""
+        prefix = layout.SNAPSHOTS + (folder + "/" if folder else "")
+        found: dict[tuple[str, int], int] = {}
+        forgotten: set[tuple[str, int]] = set()
+        highest: dict[str, int] = {}
+        for info in self.target.list(prefix):
+            name = parse_name(info.name)
+            if name is None:
+                continue
+            highest[name.folder] = max(highest.get(name.folder, 0), name.version)
+            place = (name.folder, name.version)
+            if name.forgotten:
+                forgotten.add(place)
+            elif name.amendment:
+                found[place] = max(found.get(place, -1), name.amendment)
+            else:
+                found[place] = max(found.get(place, -1), 0)
+        snapshots = []
+        damaged: dict[str, str] = {}
+        for place in sorted(found.keys() - forgotten):
+            name = SnapshotName(*place)
+            try:
+                snapshots.append(self.read_snapshot(name, found[place]))
+            except ObjectMissingError:
+                continue  # forgotten by another process since it was listed
+            except DamagedError as error:
+                damaged[name.object_name()] = error.message
+        return Listing(tuple(snapshots), damaged, highest)
+
+    def highest_version(self, folder: str) -> int:
+        """The highest version ever used in a model folder, 0 where there was none."""
+        names = (parse_name(info.name) for info in self.target.list(f"{layout.SNAPSHOTS}{folder}/"))
+        return max((name.version for name in names if name), default=0)
+
+    def read_snapshot(self, name: SnapshotName, amendment: int = 0) -> StoredSnapshot:
+        """One snapshot with the labels of an amendment. Raises `DamagedError` when damaged."""
+        from blake3 import blake3
+
+        object_name = name.object_name()
+        stored = self.target.get(object_name, layout.MAX_SNAPSHOT)
+        record = decode_snapshot(stored, object_name, self.sealer)
+        folder = self.secrets.model_folder(record.host, record.model)
+        if folder != name.folder or record.version != name.version:
+            raise DamagedError(f"{object_name} is damaged: it is the snapshot of another place")
+        if amendment:
+            later = SnapshotName(name.folder, name.version, amendment).object_name()
+            try:
+                text = self.target.get(later, layout.MAX_SNAPSHOT)
+                record = amended(record, text, later, self.sealer)
+            except DamagedError:
+                pass  # labels are lost, the snapshot is not; check names the object
+        return StoredSnapshot(name, record, blake3(stored).hexdigest())
+
+    def amend(self, snapshot: StoredSnapshot, labels: Mapping[str, str]) -> StoredSnapshot:
+        """Give a snapshot all new labels."""
+        place = layout.SNAPSHOTS + snapshot.name.folder + "/"
+        while True:
+            names = [parse_name(info.name) for info in self.target.list(place)]
+            taken = [n.amendment for n in names if n and n.version == snapshot.name.version]
+            if not taken:
+                raise ObjectMissingError(f"{snapshot.name.object_name()} was forgotten meanwhile")
+            number = max(taken) + 1
+            name = SnapshotName(snapshot.name.folder, snapshot.name.version, number)
+            text = encode_amendment(labels, name.object_name(), self.sealer)
+            if self.target.put_if_absent(name.object_name(), [text]):
+                return self.read_snapshot(snapshot.name, number)
+
+    def forget(self, name: SnapshotName) -> None:
+        """Drop a snapshot from the listing; its number stays taken. Repeating it is no error."""
+        marker = SnapshotName(name.folder, name.version, forgotten=True)
+        # The marker first: from here on it is not listed, and its number is not free.
+        self.target.put(marker.object_name(), [b"forgotten\n"])
+        others = [parse_name(i.name) for i in self.target.list(f"{layout.SNAPSHOTS}{name.folder}/")]
+        for other in others:
+            if other and other.version == name.version and not other.forgotten:
+                self.target.delete(other.object_name())
+        highest = max((other.version for other in others if other), default=0)
+        for other in others:
+            # Only the highest number needs its marker; one below it cannot be taken again.
+            if other and other.forgotten and other.version < highest:
+                self.target.delete(other.object_name())
+        if name.version < highest:
+            self.target.delete(marker.object_name())
+
+    # -- index --------------------------------------------------------------------------------
+
+    def load_index(self, note: Callable[[str], None]) -> Index:
+        """The index of all packs; what is damaged of it is rebuilt from the packs, and noted."""
+        index, damaged = self.read_index_objects()
+        if damaged:
+            names = ", ".join(sorted(damaged))
+            note(f"{self.name}: rebuilding what was in damaged index objects ({names})")
+            self.recover_index(index, note)
+        return index
+
+    def read_index_objects(self) -> tuple[Index, dict[str, str]]:
+        """What the stored index objects say, and which of them are damaged, with why."""
+        for _ in range(_RELISTINGS):
+            index = Index()
+            damaged: dict[str, str] = {}
+            try:
+                for info in self.target.list(layout.INDEX):
+                    try:
+                        for table in self.read_index_object(info.name):
+                            index.add_table(table)
+                    except DamagedError as error:
+                        damaged[info.name] = error.message
+            except ObjectMissingError:
+                continue  # prune wrote one in its place since it was listed
+            return index, damaged
+        raise TargetError(
+            f"the index of {self.target.location} changed all the while it was read",
+            hint="try again when no prune is running",
+        )
+
+    def read_index_object(self, name: str) -> list[PackTable]:
+        """The pack tables of one index object. Raises `DamagedError`."""
+        stored = self.target.get(name, layout.MAX_INDEX)
+        try:
+            return list(parse_index(unseal(self.sealer, stored, INDEX_ASSOCIATED)))
+        except DamagedError as error:
+            raise DamagedError(f"{name} is damaged: {error}") from None
+
+    def recover_index(self, index: Index, note: Callable[[str], None]) -> int:
+        """Add the packs that no index object names, from their own tables; how many."""
+        added = 0
+        for info in self.target.list(layout.PACKS):
+            pack_id = layout.pack_id_of(info.name)
+            if pack_id is None or index.has_pack(pack_id):
+                continue
+            try:
+                table = read_table(self.target, pack_id, info.size_bytes, self.sealer)
+                index.add_table(PackTable(pack_id, info.size_bytes, table))
+                added += 1
+            except ObjectMissingError:
+                continue
+            except DamagedError as error:
+                note(f"{self.name}: {error.message}")
+        return added
+
+    # -- tombstones ---------------------------------------------------------------------------
+
+    def read_tombstones(self, note: Callable[[str], None]) -> list[Tombstone]:
+        """All tombstones; a damaged one marks nothing and is noted."""
+        found = []
+        for info in self.target.list(layout.TOMBSTONES):
+            try:
+                stored = self.target.get(info.name, layout.MAX_TOMBSTONE)
+                found.append(decode_tombstone(stored, info.name, self.sealer))
+            except ObjectMissingError:
+                continue
+            except DamagedError as error:
+                note(f"{self.name}: {error.message}")
+        return found
+
+
+def open_repository(
+    target: Target, secret: Callable[[], str] | None, random: RandomBytes
+) -> Repository:
+    """Open what `target` holds.
+
+    `secret` gives the passphrase or generated key and is asked only where the repository is
+    encrypted; None where there is none to ask for. Raises `TargetError` where there is no
+    repository, `WrongKeyError` and `DamagedError`.
+    """
+    try:
+        stored = target.get(layout.DESCRIPTOR, layout.MAX_DESCRIPTOR)
+    except ObjectMissingError:
+        raise TargetError(
+            f"there is no repository at {target.location}",
+            hint="make one with 'backupd init', or correct the target's place",
+        ) from None
+    descriptor = parse_descriptor(stored, target.location)
+    if not descriptor.encrypted:
+        return Repository(target, descriptor, PUBLIC_MASTER_KEY, random)
+    if secret is None:
+        raise WrongKeyError(
+            f"the repository at {target.location} is encrypted and no key was given",
+            hint="set 'key:' in the configuration, or BACKUPD_KEY_FILE, BACKUPD_PASSPHRASE_FILE "
+            "or BACKUPD_PASSPHRASE",
+        )
+    return Repository(target, descriptor, unlock(target, secret()), random)
+
+
+def unlock(target: Target, secret: str) -> bytes:
+    """The master key, by whichever key object the secret opens."""
+    stored = []
+    damaged = []
+    kind = "generated" if keys.is_generated(secret) else "passphrase"
+    for info in target.list(layout.KEYS):
+        key_id = info.name.removeprefix(layout.KEYS).removesuffix(".json")
+        try:
+            text = target.get(info.name, layout.MAX_KEY)
+            stored.append((keys.describe(text, key_id).kind != kind, key_id, text))
+        except (DamagedError, ObjectMissingError):
+            damaged.append(info.name)
+    # The likely ones first, as each passphrase costs a tenth of a second to try.
+    for _, key_id, text in sorted(stored):
+        try:
+            return keys.unwrap(text, key_id, secret)
+        except WrongKeyError:
+            continue
+    if damaged and not stored:
+        raise DamagedError(
+            f"every key object of {target.location} is damaged ({', '.join(damaged)})",
+            hint="copy keys/ from another target of the same configuration",
+        )
+    also = f"; {', '.join(damaged)} is damaged and could not be tried" if damaged else ""
+    raise WrongKeyError(
+        f"the passphrase or key opens none of the keys of {target.location}{also}",
+        hint="give the passphrase, the key file's content or the recovery key that init printed",
+    )

@@ -1,0 +1,316 @@
+"""Adding to a repository: packs, then index, then snapshot, and no lock anywhere.
+
+A writer never relies on a pack that prune has marked, and looks again before it commits; what
+it relied on and was marked meanwhile, it copies to a pack of its own. docs/format.md has the
+argument why nothing that a listed snapshot needs can be deleted.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from blake3 import blake3
+
+from backupd.codec.blob import ID_SIZE, BlobEncoder, framed
+from backupd.codec.sealing import OVERHEAD, seal
+from backupd.errors import BackupdError, ObjectMissingError
+from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
+from backupd.repository.index import Index, PackTable, index_bytes
+from backupd.repository.layout import INDEX, PACKS, pack_name
+from backupd.repository.pack import PackBuilder, read_table
+from backupd.repository.records import RECORD, BlobKind, parse_table
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotName, SnapshotRecord, encode_snapshot
+
+GRACE_SECONDS = 24 * 3600.0
+# An index object is written after so many packs, or so many seconds, whichever is first: what a
+# crash may leave unnamed, and has to be stored again, is no more than that.
+_FLUSH_PACKS = 64
+_FLUSH_SECONDS = 60.0
+
+
+class StaleIndexError(BackupdError):
+    """Packs that the snapshot relies on are gone; with a fresh index it will succeed."""
+
+
+class Writer:
+    """One snapshot's (or copy's) way into a repository. Safe for several threads.
+
+    `workers` is how many `PackStream`s will be open at once, `parallel_puts` how many packs are
+    put at once. Memory is `(workers + parallel_puts)` pack buffers.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        index: Index,
+        *,
+        clock: Callable[[], float],
+        workers: int,
+        parallel_puts: int = 1,
+        grace_seconds: float = GRACE_SECONDS,
+        note: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.repository = repository
+        self.index = index
+        self.stored_bytes = 0
+        self._clock = clock
+        self._grace = grace_seconds
+        self._note = note
+        self._started = clock()
+        self._lock = threading.Lock()
+        self._in_flight: set[bytes] = set()
+        self._relied: set[bytes] = set()
+        self._unflushed: list[PackTable] = []
+        self._flushed_at = self._started
+        self._failure: BaseException | None = None
+        self._builders: queue.SimpleQueue[PackBuilder] = queue.SimpleQueue()
+        self._builder_count = 0
+        self._builder_limit = workers + parallel_puts
+        self._full: queue.SimpleQueue[PackBuilder | None] = queue.SimpleQueue()
+        self._putters = [
+            threading.Thread(target=self._put_packs, name=f"put-{number}", daemon=True)
+            for number in range(parallel_puts)
+        ]
+        index.avoid(pack for stone in repository.read_tombstones(note) for pack in stone.packs)
+        for putter in self._putters:
+            putter.start()
+
+    # -- what streams call --------------------------------------------------------------------
+
+    def claim(self, blob_id: bytes) -> bool:
+        """Whether the caller is to store this blob: it is neither stored nor on its way."""
+        location = self.index.find(blob_id)
+        with self._lock:
+            if location is not None:
+                self._relied.add(location.pack_id)
+                return False
+            if blob_id in self._in_flight:
+                return False
+            self._in_flight.add(blob_id)
+            return True
+
+    def stream(self) -> PackStream:
+        """A stream for one thread."""
+        return PackStream(self)
+
+    def take_builder(self) -> PackBuilder:
+        """An empty builder; waits for one to be put where all are in use."""
+        with self._lock:
+            if self._builder_count < self._builder_limit and self._builders.empty():
+                self._builder_count += 1
+                return PackBuilder(self.repository.sealer)
+        while True:
+            self.raise_failure()
+            try:
+                return self._builders.get(timeout=0.5)
+            except queue.Empty:
+                continue
+
+    def submit(self, builder: PackBuilder) -> None:
+        """Put a filled pack in the background; the builder comes back by itself."""
+        self.raise_failure()
+        self._full.put(builder)
+
+    def give_back(self, builder: PackBuilder) -> None:
+        """Return a builder with nothing in it."""
+        builder.reset()
+        self._builders.put(builder)
+
+    def raise_failure(self) -> None:
+        """Raise what made a put fail, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+    # -- putting ------------------------------------------------------------------------------
+
+    def _put_packs(self) -> None:
+        while (builder := self._full.get()) is not None:
+            try:
+                if self._failure is None:
+                    self._put(builder)
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self.give_back(builder)
+
+    def _put(self, builder: PackBuilder) -> None:
+        pack = builder.finish()
+        size = len(pack.data)
+        self.repository.target.put(pack_name(pack.pack_id), [pack.data])
+        for record in parse_table(memoryview(pack.table), size):
+            self.index.add_record(pack.pack_id, size, record)
+        with self._lock:
+            self.stored_bytes += size
+            for at in range(4, 4 + pack.count * RECORD.size, RECORD.size):
+                self._in_flight.discard(pack.table[at : at + ID_SIZE])
+            self._unflushed.append(PackTable(pack.pack_id, size, pack.table))
+            due = (
+                len(self._unflushed) >= _FLUSH_PACKS
+                or self._clock() - self._flushed_at >= _FLUSH_SECONDS
+            )
+        if due:
+            self.flush_index()
+
+    def flush_index(self) -> None:
+        """Write an index object of the packs that none names yet."""
+        with self._lock:
+            packs, self._unflushed = self._unflushed, []
+            self._flushed_at = self._clock()
+        if packs:
+            put_index(self.repository, packs)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Wait until everything submitted is stored and indexed. Raises what failed."""
+        for _ in self._putters:
+            self._full.put(None)
+        for putter in self._putters:
+            putter.join()
+        self._putters = []
+        try:
+            self.flush_index()
+        except BackupdError:
+            if self._failure is None:
+                raise
+        self.raise_failure()
+
+    def abandon(self) -> None:
+        """End after a failure or a stop: what was stored is indexed, so that it is not lost."""
+        try:
+            self.finish()
+        except BackupdError:
+            pass  # the one who abandons has a failure to tell already
+
+    def commit(self, record: SnapshotRecord, *, lowest_version: int = 1) -> SnapshotRecord:
+        """List the snapshot, under the next free version; the record with that version.
+
+        To be called after `finish`. Raises `StaleIndexError` where packs are gone that it
+        needs, as may be after it ran for longer than the grace period.
+        """
+        self._look_again()
+        folder = self.repository.secrets.model_folder(record.host, record.model)
+        target = self.repository.target
+        highest = self.repository.highest_version(folder)
+        version = max(highest + 1, lowest_version)
+        while True:
+            name = SnapshotName(folder, version)
+            whole = replace(record, version=version)
+            stored = encode_snapshot(whole, name.object_name(), self.repository.sealer)
+            if target.put_if_absent(name.object_name(), [stored]):
+                marker = SnapshotName(folder, version, forgotten=True).object_name()
+                if target.stat(marker) is None:
+                    return whole
+                # The number was used and forgotten after the folder was listed.
+                target.delete(name.object_name())
+            version += 1
+
+    def rely_on(self, pack_ids: set[bytes]) -> None:
+        """Count packs as needed by the snapshot although no blob of theirs was claimed."""
+        with self._lock:
+            self._relied |= pack_ids
+
+    def _look_again(self) -> None:
+        """Copy what was marked for deletion meanwhile out of its packs."""
+        stones = self.repository.read_tombstones(self._note)
+        due = self._relied & {pack for stone in stones for pack in stone.packs}
+        if self._clock() - self._started > self._grace / 2:
+            present = {info.name for info in self.repository.target.list(PACKS)}
+            gone = {pack for pack in self._relied if pack_name(pack) not in present}
+            if gone:
+                raise StaleIndexError(
+                    f"{len(gone)} packs on {self.repository.name} were deleted while the snapshot "
+                    "ran for longer than the grace period",
+                    hint="take the snapshot again; what is stored already is not stored twice",
+                )
+        if due:
+            copy_packs(self.repository, due)
+
+
+def put_index(repository: Repository, packs: list[PackTable]) -> str:
+    """Store an index object of the packs; its name."""
+    stored = seal(repository.sealer, index_bytes(packs), INDEX_ASSOCIATED)
+    name = INDEX + blake3(stored).hexdigest()
+    repository.target.put(name, [stored])
+    return name
+
+
+def copy_packs(repository: Repository, pack_ids: set[bytes]) -> None:
+    """Store all blobs of the packs once more, in packs of other names, and index those."""
+    builder = PackBuilder(repository.sealer)
+    tables = []
+    for pack_id in sorted(pack_ids):
+        name = pack_name(pack_id)
+        info = repository.target.stat(name)
+        if info is None:
+            raise StaleIndexError(
+                f"{name} on {repository.name} was deleted while the snapshot relied on it",
+                hint="take the snapshot again; what is stored already is not stored twice",
+            )
+        try:
+            table = memoryview(
+                read_table(repository.target, pack_id, info.size_bytes, repository.sealer)
+            )
+            for record in parse_table(table, info.size_bytes):
+                if builder.full or not builder.has_room(record.sealed_size):
+                    tables.append(_put_now(repository, builder))
+                repository.target.read_into(name, record.offset, builder.space(record.sealed_size))
+                builder.add_copied(record)
+        except ObjectMissingError:
+            raise StaleIndexError(f"{name} on {repository.name} was deleted") from None
+    if builder.count:
+        tables.append(_put_now(repository, builder))
+    put_index(repository, tables)
+
+
+def _put_now(repository: Repository, builder: PackBuilder) -> PackTable:
+    pack = builder.finish()
+    repository.target.put(pack_name(pack.pack_id), [pack.data])
+    table = PackTable(pack.pack_id, len(pack.data), pack.table)
+    builder.reset()
+    return table
+
+
+class PackStream:
+    """One thread's open pack: blobs go in, full packs go to the writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._builder: PackBuilder | None = None
+        self._encoder = BlobEncoder()
+        self.added_bytes = 0
+        self.sealed_bytes = 0
+
+    def store(self, blob_id: bytes, kind: BlobKind, frame: memoryview, chunk_size: int) -> None:
+        """Encode and seal a claimed chunk, given as a frame (see `codec.blob`)."""
+        encoded = self._encoder.encode(frame)
+        builder = self._builder
+        if builder is not None and (
+            builder.full or not builder.has_room(len(encoded.data) + OVERHEAD)
+        ):
+            self._writer.submit(builder)
+            builder = self._builder = None
+        if builder is None:
+            builder = self._builder = self._writer.take_builder()
+        self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
+        self.added_bytes += chunk_size
+
+    def store_bytes(self, kind: BlobKind, plain: bytes) -> bytes:
+        """Store a small run of bytes unless it is there; its id."""
+        blob_id = self._writer.repository.secrets.blob_id(plain)
+        if self._writer.claim(blob_id):
+            self.store(blob_id, kind, framed(plain), len(plain))
+        return blob_id
+
+    def close(self) -> None:
+        """Hand over what the open pack holds."""
+        if self._builder is not None:
+            if self._builder.count:
+                self._writer.submit(self._builder)
+            else:
+                self._writer.give_back(self._builder)
+            self._builder = None
