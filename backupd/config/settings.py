@@ -96,7 +96,10 @@ class LimitsSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole configuration that was found valid."""
+    """A whole configuration that was found valid.
+
+    `warnings` are sentences, with file and line, on what is allowed and yet unwise.
+    """
 
     source: Path
     state_dir: Path
@@ -108,3 +111,4 @@ class Settings:
     naming: str = "{model_name}_{YYYYMMDD}_v{version}"
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
+    warnings: tuple[str, ...] = ()
