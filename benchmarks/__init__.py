@@ -1,0 +1,1 @@
+"""Measures backupd beside cp, rsync, restic and borg: `python -m benchmarks`."""
