@@ -97,7 +97,7 @@ class _Reader:
                     documents += 1
                     if documents > 1:
                         raise self.error(
-                            event.start_mark.line + 1,
+                            _line(event),
                             "a second YAML document begins here",
                             "keep one configuration in one file, and take out the '---'",
                         )
@@ -111,7 +111,7 @@ class _Reader:
 
     def take(self, event: Any) -> None:
         """Handle one event of a node's beginning or end; others carry nothing."""
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             frame = self.stack.pop()
             self.remember(frame.anchor, frame.value, self.nodes - frame.nodes_before)
@@ -243,6 +243,11 @@ def read_document(data: bytes, file: str) -> Document:
             hint="begin with keys such as 'targets:' and 'models:' at the left edge",
         )
     return Document(file, root, reader.lines)
+
+
+def _line(event: Any) -> int:
+    line: int = event.start_mark.line + 1
+    return line
 
 
 def _decode(data: bytes, file: str) -> str:
