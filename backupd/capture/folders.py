@@ -19,6 +19,9 @@ FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """O_NOFOLLOW with O_DIRECTORY makes open(2) answer ENOTDIR for a symlink in the last place."""
 
 
+_SLASH = 0x2F
+
+
 def shown(path: bytes) -> str:
     """The path as text for people: what is not printable UTF-8 comes as backslash escapes."""
     text = path.decode("utf-8", "backslashreplace")
@@ -99,15 +102,6 @@ class FolderTree(Generic[FolderT]):
             self._last = found
             return found
 
-    def drop(self, path: bytes) -> None:
-        """Forget the folder at `path` and all below it, since the path may now mean another."""
-        below = path + b"/"
-        with self._lock:
-            for cached in [p for p in self._cached if p == path or p.startswith(below)]:
-                del self._cached[cached]
-            if self._last.path == path or self._last.path.startswith(below):
-                self._last = self.root
-
     def close(self) -> None:
         """Let go of all folders but the root, whose descriptor goes with this object."""
         with self._lock:
@@ -115,21 +109,25 @@ class FolderTree(Generic[FolderT]):
             self._last = self.root
 
     def _walk(self, path: bytes) -> FolderT:
-        """Open `path` from its nearest ancestor that is open."""
-        ancestor = parent_of(path)
-        while ancestor and ancestor not in self._cached:
-            ancestor = parent_of(ancestor)
-        found = self._cached[ancestor] if ancestor else self.root
-        start = len(ancestor) + 1 if ancestor else 0
-        while True:
-            end = path.find(b"/", start)
-            name = path[start:] if end < 0 else path[start:end]
-            here = path if end < 0 else path[:end]
-            found = self._opened(os.open(name, FOLDER_FLAGS, dir_fd=found.fd), here)
-            if end < 0:
-                return found
-            self._remember(found)
-            start = end + 1
+        """Open `path` from its nearest ancestor that is open, keeping the last ones on the way."""
+        above: OpenFolder = self.root
+        start = 0
+        for cached in self._cached.values():
+            length = len(cached.path) + 1
+            if length > start and path.startswith(cached.path) and path[length - 1] == _SLASH:
+                above, start = cached, length
+        names = path[start:].split(b"/")
+        unkept = max(len(names) - self._keep, 0)
+        for name in names[:unkept]:
+            above = OpenFolder(os.open(name, FOLDER_FLAGS, dir_fd=above.fd), b"")
+            start += len(name) + 1
+        for name in names[unkept:-1]:
+            fd = os.open(name, FOLDER_FLAGS, dir_fd=above.fd)
+            start += len(name) + 1
+            kept = self._opened(fd, path[: start - 1])
+            self._remember(kept)
+            above = kept
+        return self._opened(os.open(names[-1], FOLDER_FLAGS, dir_fd=above.fd), path)
 
     def _remember(self, folder: FolderT) -> None:
         self._cached[folder.path] = folder

@@ -35,7 +35,6 @@ _REGULAR = 0o100000
 _FOLDER = 0o040000
 _SYMLINK = 0o120000
 _SPECIAL = {0o140000: "a socket", 0o010000: "a FIFO", 0o060000: "a device", 0o020000: "a device"}
-_SLASH = 0x2F
 
 
 class SkipKind(enum.Enum):
