@@ -76,30 +76,24 @@ class FolderTarget:
         """See `Target.get`."""
         check_name(name)
 
-        def read(root: int) -> bytes:
-            with self._handles.reading(name, lambda: self._open_object(root, name)) as descriptor:
-                size = os.fstat(descriptor).st_size
-                if size > max_bytes:
-                    raise TargetError(
-                        f"target {self._name!r}: {self._path(name)} has {size} bytes, "
-                        f"more than the {max_bytes} it may have"
-                    )
-                data = bytearray(size)
-                self._fill(descriptor, name, 0, memoryview(data))
-                return bytes(data)
+        def read(descriptor: int) -> bytes:
+            size = os.fstat(descriptor).st_size
+            if size > max_bytes:
+                raise TargetError(
+                    f"target {self._name!r}: {self._path(name)} has {size} bytes, "
+                    f"more than the {max_bytes} it may have"
+                )
+            data = bytearray(size)
+            self._fill(descriptor, name, 0, memoryview(data))
+            return bytes(data)
 
-        return self._run(name, read, writing=False)
+        return self._read(name, read)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `Target.read_into`."""
         check_name(name)
         view = buffer.cast("B")
-
-        def read(root: int) -> None:
-            with self._handles.reading(name, lambda: self._open_object(root, name)) as descriptor:
-                self._fill(descriptor, name, offset, view)
-
-        self._run(name, read, writing=False)
+        self._read(name, lambda descriptor: self._fill(descriptor, name, offset, view))
 
     def stat(self, name: str) -> ObjectInfo | None:
         """See `Target.stat`."""
@@ -144,20 +138,37 @@ class FolderTarget:
         """Close the files kept for reading."""
         self._handles.close()
 
-    def _run(self, name: str, action: Callable[[int], _Result], *, writing: bool) -> _Result:
-        """Do `action` with the root's descriptor; what the system refuses becomes words.
+    def _attempt(self, name: str, action: Callable[[], _Result], *, writing: bool) -> _Result:
+        """Do `action`; what the system refuses becomes words.
 
         Every touch of the disk goes through here, so that what is to hold for all of them (a
-        mount that must be there, a stale handle) is one method of a form of this target.
+        stale handle, a mount that hangs) is this one method of another form of this target.
         """
         try:
+            return action()
+        except OSError as error:
+            raise translate(error, self._name, self._path(name), writing=writing) from error
+
+    def _run(self, name: str, action: Callable[[int], _Result], *, writing: bool) -> _Result:
+        """Do `action` with the root's descriptor."""
+
+        def with_root() -> _Result:
             root = self._open_root()
             try:
                 return action(root)
             finally:
                 os.close(root)
-        except OSError as error:
-            raise translate(error, self._name, self._path(name), writing=writing) from error
+
+        return self._attempt(name, with_root, writing=writing)
+
+    def _read(self, name: str, action: Callable[[int], _Result]) -> _Result:
+        """Do `action` with the object's descriptor, kept from before where it can be."""
+
+        def with_object() -> _Result:
+            with self._handles.reading(name, lambda: self._open_object(name)) as descriptor:
+                return action(descriptor)
+
+        return self._attempt(name, with_object, writing=False)
 
     def _open_root(self) -> int:
         """A descriptor of the root folder, or `TargetUnreachableError` where there is none."""
@@ -174,14 +185,16 @@ class FolderTarget:
     def _path(self, name: str) -> str:
         return os.path.join(self._root, name)
 
-    def _open_object(self, root: int, name: str) -> int:
+    def _open_object(self, name: str) -> int:
+        root = self._open_root()
         try:
-            descriptor = os.open(name, _READ, dir_fd=root)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            return os.open(name, _READ, dir_fd=root)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectMissingError(
                 f"target {self._name!r}: there is no object {self._path(name)}"
             ) from error
-        return descriptor
+        finally:
+            os.close(root)
 
     def _fill(self, descriptor: int, name: str, offset: int, view: memoryview) -> None:
         done = 0

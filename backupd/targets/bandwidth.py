@@ -1,0 +1,66 @@
+"""A limit on what goes out, as a wrapper around any target, and the bucket it draws from.
+
+One bucket may serve several targets, which then share its rate.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from backupd.targets.base import Buffer, Target, total_size
+from backupd.targets.wrapping import WrappedTarget
+
+
+class TokenBucket:
+    """Lets `bytes_per_second` through on average, whoever asks.
+
+    It may be overdrawn by one object at a time: that goes out at once and the next one waits
+    until the debt is paid, so that objects of any size pass. Unused rate is kept for at most
+    one second. `clock` and `sleep` are in seconds.
+    """
+
+    def __init__(
+        self,
+        bytes_per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        if bytes_per_second <= 0:
+            raise ValueError("a bandwidth limit must be above zero")
+        self._rate = bytes_per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        # When the debt is paid; up to a second in the past for rate that went unused.
+        self._paid_at = clock()
+
+    def take(self, size_bytes: int) -> None:
+        """Return once `size_bytes` may go out."""
+        with self._lock:
+            now = self._clock()
+            start = max(self._paid_at, now - 1.0)
+            self._paid_at = start + size_bytes / self._rate
+        # Each caller has its own place in the queue, and waits for it without the lock.
+        if start > now:
+            self._sleep(start - now)
+
+
+class LimitedTarget(WrappedTarget):
+    """`target`, whose puts draw from `bucket`; what is read is not limited."""
+
+    def __init__(self, target: Target, bucket: TokenBucket) -> None:
+        super().__init__(target)
+        self._bucket = bucket
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        """See `Target.put`."""
+        self._bucket.take(total_size(parts))
+        self._target.put(name, parts)
+
+    def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
+        """See `Target.put_if_absent`."""
+        self._bucket.take(total_size(parts))
+        return self._target.put_if_absent(name, parts)

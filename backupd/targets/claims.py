@@ -1,0 +1,83 @@
+"""Creating an object only where it is absent, on stores that have no such operation.
+
+Works on any target whose listings show at once what was put before they began, which Amazon has
+promised since 2020 and every server with one index of its objects keeps. Where a listing may be
+late it is not safe, and must not be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from backupd.errors import TargetUnreachableError
+from backupd.targets.base import Buffer, Target
+
+_FOLDER = "claims"
+_ROUNDS = 60
+_LONGEST_SECONDS = 1.0
+# Far longer than a put may take with its timeouts and tries, so its writer is gone.
+_STALE_SECONDS = 3600.0
+
+
+def put_with_claim(
+    target: Target,
+    name: str,
+    parts: Sequence[Buffer],
+    *,
+    token: Callable[[], str],
+    jitter: Callable[[], float],
+    sleep: Callable[[float], object],
+) -> bool:
+    """As `Target.put_if_absent`, by `put`, `list`, `stat` and `delete` alone.
+
+    A writer puts an object of its own, its claim, and lists the claims for the name. Only when it
+    sees none but its own does it look whether the name is free, and put. Of two writers the one
+    whose claim came later sees both, so never are two past that point at once, and who comes
+    after finds the object. Of those that see each other all but the first by name withdraw.
+    A claim that outlived its writer is removed after an hour by the store's own clock; until
+    then `TargetUnreachableError` is raised. `token` gives a fresh lower-case word each time.
+    """
+    folder = f"{_FOLDER}/{name}/"
+    for round_ in range(_ROUNDS):
+        if target.stat(name) is not None:
+            return False
+        claim = folder + token()
+        target.put(claim, [claim.encode()])
+        try:
+            if _alone(target, folder, claim, jitter, sleep):
+                if target.stat(name) is not None:
+                    return False
+                target.put(name, parts)
+                return True
+        finally:
+            target.delete(claim)
+        sleep(jitter() * min(_LONGEST_SECONDS, 0.02 * 2.0 ** min(round_, 10)))
+    raise TargetUnreachableError(
+        f"target {target.name!r}: {name} is claimed by a writer that does not finish",
+        hint="where that writer is gone its claim is given up an hour after it began",
+    )
+
+
+def _alone(
+    target: Target,
+    folder: str,
+    claim: str,
+    jitter: Callable[[], float],
+    sleep: Callable[[float], object],
+) -> bool:
+    """Whether no claim but `claim` stands; waits for that while `claim` is the first of all."""
+    for _ in range(_ROUNDS):
+        standing = list(target.list(folder))
+        mine = next((info for info in standing if info.name == claim), None)
+        if mine is None:
+            return False  # taken for stale and removed: this writer was held up too long
+        others = [info for info in standing if info.name != claim]
+        for info in others:
+            if mine.modified - info.modified > _STALE_SECONDS:
+                target.delete(info.name)
+        if not others:
+            return True
+        if min(info.name for info in others) < claim:
+            return False
+        sleep(0.01 + 0.04 * jitter())
+    return False

@@ -1,0 +1,135 @@
+"""Trying again when a target does not answer, as a wrapper around any target.
+
+When and how often lives here; which failures may pass is said by `TargetUnreachableError`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from backupd.errors import BackupdError, StoppedError, TargetUnreachableError
+from backupd.targets.base import Buffer, ObjectInfo, Target, total_size
+from backupd.targets.wrapping import WrappedTarget
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to go on: at most `attempts` tries, and `budget_seconds` of waiting between them.
+
+    Before try n+1 it waits a random time up to `first_seconds` doubled n times, but at most
+    `longest_seconds`: full jitter, as in "Exponential Backoff And Jitter", AWS Architecture
+    Blog, 2015, which spreads the clients of a server that comes back.
+    """
+
+    attempts: int = 6
+    first_seconds: float = 0.5
+    longest_seconds: float = 15.0
+    budget_seconds: float = 60.0
+
+
+class RetryTarget(WrappedTarget):
+    """`target`, each of whose operations is tried again while it raises `TargetUnreachableError`.
+
+    Once `stop` is set no wait is begun or finished: `StoppedError` is raised instead. `sleep`
+    takes seconds (by default it waits for `stop`), `jitter` gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        patience: Patience | None = None,
+        stop: threading.Event | None = None,
+        sleep: Callable[[float], object] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(target)
+        self._patience = patience or Patience()
+        self._stop = stop or threading.Event()
+        self._sleep = sleep or self._stop.wait
+        self._jitter = jitter
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        """See `Target.put`."""
+        self._try(lambda: self._target.put(name, parts))
+
+    def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
+        """See `Target.put_if_absent`.
+
+        Where an earlier try failed it may still have stored the object: then equal bytes under
+        the name are taken for this call's own.
+        """
+        tries = 0
+
+        def once() -> bool:
+            nonlocal tries
+            tries += 1
+            if self._target.put_if_absent(name, parts):
+                return True
+            return tries > 1 and self._holds(name, parts)
+
+        return self._try(once)
+
+    def get(self, name: str, max_bytes: int) -> bytes:
+        """See `Target.get`."""
+        return self._try(lambda: self._target.get(name, max_bytes))
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """See `Target.read_into`."""
+        self._try(lambda: self._target.read_into(name, offset, buffer))
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """See `Target.stat`."""
+        return self._try(lambda: self._target.stat(name))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Target.list`; a listing cut short goes on after the last name it gave."""
+        last = ""
+        listing = self._target.list(prefix)
+
+        def following() -> ObjectInfo | None:
+            nonlocal listing
+            try:
+                return next((info for info in listing if info.name > last), None)
+            except BackupdError:
+                listing = self._target.list(prefix)
+                raise
+
+        while (info := self._try(following)) is not None:
+            last = info.name
+            yield info
+
+    def delete(self, name: str) -> None:
+        """See `Target.delete`."""
+        self._try(lambda: self._target.delete(name))
+
+    def _try(self, action: Callable[[], _Result]) -> _Result:
+        waited = 0.0
+        for attempt in range(1, self._patience.attempts):
+            try:
+                return action()
+            except TargetUnreachableError:
+                if self._stop.is_set():
+                    raise
+                ceiling = self._patience.first_seconds * 2.0 ** (attempt - 1)
+                pause = self._jitter() * min(ceiling, self._patience.longest_seconds)
+                if waited + pause > self._patience.budget_seconds:
+                    raise
+            waited += pause
+            self._sleep(pause)
+            if self._stop.is_set():
+                raise StoppedError(f"stopped while target {self.name!r} did not answer")
+        return action()
+
+    def _holds(self, name: str, parts: Sequence[Buffer]) -> bool:
+        found = self._target.stat(name)
+        size = total_size(parts)
+        if found is None or found.size_bytes != size:
+            return False
+        return self._target.get(name, size) == b"".join(parts)

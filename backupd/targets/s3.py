@@ -1,0 +1,361 @@
+"""A target that is a prefix of a bucket in Amazon S3 or a store that speaks its protocol.
+
+What the store's errors mean lives in `s3_errors`; nothing in here knows what an object holds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backupd.config.settings import S3Target
+from backupd.errors import ObjectMissingError, TargetError
+from backupd.targets.base import (
+    Buffer,
+    ObjectInfo,
+    check_name,
+    check_prefix,
+    is_name,
+    total_size,
+)
+from backupd.targets.claims import put_with_claim
+from backupd.targets.parts import PartsReader
+from backupd.targets.s3_errors import absent_bucket, error_code, is_from_store, translate
+from backupd.targets.s3_upload import abort_stale_uploads, upload_in_parts
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3.client import S3Client
+
+_Result = TypeVar("_Result")
+
+MiB = 1 << 20
+# Up to here one request stores an object, as packs are meant to cost one PUT each.
+_MULTIPART_BYTES = 64 * MiB
+_PART_BYTES = 16 * MiB
+# What Amazon takes in a single PUT.
+_MAX_SINGLE_BYTES = 5 << 30
+_STREAMS = 4
+_CONNECTIONS = 32
+_STEP_BYTES = 256 << 10
+# No listing shows it, as no object's name begins with a dot.
+_PROBE = ".probe/put-if-absent"
+
+
+class BucketTarget:
+    """A `Target` in a bucket.
+
+    `storage_classes` maps folders of objects (as `packs/`) to the storage class they are put in.
+    The client is made at the first use, from the settings and what boto3's own chain finds.
+    Nothing is tried again here: `retry.RetryTarget` does that for every kind of request alike.
+    """
+
+    def __init__(
+        self,
+        settings: S3Target,
+        *,
+        storage_classes: Mapping[str, str] | None = None,
+        multipart_bytes: int = _MULTIPART_BYTES,
+        part_bytes: int = _PART_BYTES,
+        page_size: int = 1000,
+    ) -> None:
+        self._settings = settings
+        self._bucket = settings.bucket
+        prefix = settings.prefix.strip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._storage_classes = dict(storage_classes or {})
+        self._multipart_bytes = multipart_bytes
+        self._part_bytes = part_bytes
+        self._page_size = page_size
+        self._lock = threading.Lock()
+        self._made: S3Client | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._probing = threading.Lock()
+        self._conditional: bool | None = None
+        self._bucket_seen = False
+
+    @property
+    def name(self) -> str:
+        """The target's name in the configuration."""
+        return self._settings.name
+
+    @property
+    def location(self) -> str:
+        """Bucket and prefix as an `s3://` address."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        """See `Target.put`."""
+        check_name(name)
+        size = total_size(parts)
+        if size > self._multipart_bytes:
+            self._put_in_parts(name, parts, size)
+        else:
+            self._put_whole(name, parts, size)
+
+    def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
+        """See `Target.put_if_absent`.
+
+        By `If-None-Match: *` where the server honours it, which is seen once before the first
+        use; else by claims (`backupd.targets.claims`).
+        """
+        check_name(name)
+        size = total_size(parts)
+        if size > _MAX_SINGLE_BYTES:
+            raise TargetError(
+                f"target {self.name!r}: {name} has {size} bytes; "
+                f"at most {_MAX_SINGLE_BYTES} can be stored under a condition"
+            )
+        if not self._honours_conditions():
+            return put_with_claim(
+                self,
+                name,
+                parts,
+                token=lambda: os.urandom(12).hex(),
+                jitter=random.random,
+                sleep=time.sleep,
+            )
+        return self._put_whole(name, parts, size, only_if_absent=True)
+
+    def get(self, name: str, max_bytes: int) -> bytes:
+        """See `Target.get`."""
+        check_name(name)
+
+        def read(client: S3Client) -> bytes:
+            answer = client.get_object(Bucket=self._bucket, Key=self._key(name))
+            body, size = answer["Body"], answer["ContentLength"]
+            try:
+                if size > max_bytes:
+                    raise TargetError(
+                        f"target {self.name!r}: {self._address(name)} has {size} bytes, "
+                        f"more than the {max_bytes} it may have"
+                    )
+                data = bytearray(size)
+                self._fill(name, body, memoryview(data))
+                return bytes(data)
+            finally:
+                body.close()
+
+        return self._run(name, read, writing=False)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """See `Target.read_into`."""
+        check_name(name)
+        view = buffer.cast("B")
+        end = offset + view.nbytes
+
+        def read(client: S3Client) -> None:
+            if not view.nbytes:
+                client.head_object(Bucket=self._bucket, Key=self._key(name))
+                return
+            answer = client.get_object(
+                Bucket=self._bucket, Key=self._key(name), Range=f"bytes={offset}-{end - 1}"
+            )
+            body = answer["Body"]
+            try:
+                # Not the status tells what came: some servers answer 200 with the whole object,
+                # and some 200 with the range.
+                if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
+                    self._skip(name, body, offset)
+                self._fill(name, body, view)
+            finally:
+                body.close()
+
+        self._run(name, read, writing=False)
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """See `Target.stat`."""
+        check_name(name)
+
+        def look(client: S3Client) -> ObjectInfo:
+            found = client.head_object(Bucket=self._bucket, Key=self._key(name))
+            return ObjectInfo(name, found["ContentLength"], found["LastModified"].timestamp())
+
+        try:
+            return self._run(name, look, writing=False)
+        except ObjectMissingError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Target.list`."""
+        check_prefix(prefix)
+        following: dict[str, Any] = {}
+        while True:
+            page = self._run(
+                prefix,
+                lambda client: client.list_objects_v2(
+                    Bucket=self._bucket,
+                    Prefix=self._key(prefix),
+                    MaxKeys=self._page_size,
+                    **following,  # noqa: B023 - called before it changes
+                ),
+                writing=False,
+            )
+            for entry in page.get("Contents", []):
+                name = entry["Key"][len(self._prefix) :]
+                if is_name(name):
+                    yield ObjectInfo(name, entry["Size"], entry["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            following = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, name: str) -> None:
+        """See `Target.delete`."""
+        check_name(name)
+        try:
+            self._run(
+                name,
+                lambda client: client.delete_object(Bucket=self._bucket, Key=self._key(name)),
+                writing=True,
+            )
+        except ObjectMissingError:
+            pass  # Amazon says nothing of it, others answer 404
+
+    def close(self) -> None:
+        """Close connections and threads."""
+        with self._lock:
+            client, self._made = self._made, None
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+        if client is not None:
+            client.close()
+
+    def check_bucket(self) -> None:
+        """Raise the `TargetError` that says why the bucket cannot be used, if it cannot."""
+        self._run("", lambda client: client.head_bucket(Bucket=self._bucket), writing=False)
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _address(self, name: str) -> str:
+        return f"s3://{self._bucket}/{self._key(name)}"
+
+    def _run(self, name: str, action: Callable[[S3Client], _Result], *, writing: bool) -> _Result:
+        """Do `action` with the client; what boto3 raises becomes words."""
+        try:
+            return action(self._client())
+        except Exception as error:
+            if not is_from_store(error):
+                raise
+            raise self._explain(error, name, writing=writing) from None
+
+    def _explain(self, error: Exception, name: str, *, writing: bool) -> TargetError:
+        endpoint_url = self._settings.endpoint_url
+        code, status = error_code(error)
+        if code == "NoSuchKey" or (status == 404 and code != "NoSuchBucket"):
+            if not name:
+                return absent_bucket(self.name, self._bucket, endpoint_url)
+            if not self._bucket_seen:
+                # An answer to HEAD has no body that would tell which of the two is absent.
+                self.check_bucket()
+                self._bucket_seen = True
+            return ObjectMissingError(
+                f"target {self.name!r}: there is no object {self._address(name)}"
+            )
+        if status == 416:
+            return TargetError(
+                f"target {self.name!r}: {self._address(name)} ends before the bytes asked for",
+                hint="it is damaged or was cut short; `backupd check` says what that hurts",
+            )
+        return translate(error, self.name, self._address(name), endpoint_url, writing=writing)
+
+    def _put_whole(
+        self, name: str, parts: Sequence[Buffer], size: int, *, only_if_absent: bool = False
+    ) -> bool:
+        """Store the object with one request; false where the condition did not hold."""
+        options = self._options(name)
+        if only_if_absent:
+            options["IfNoneMatch"] = "*"
+
+        def send(client: S3Client) -> bool:
+            body: Any = PartsReader(parts) if size else b""
+            try:
+                client.put_object(Bucket=self._bucket, Key=self._key(name), Body=body, **options)
+            except Exception as error:
+                status = error_code(error)[1]
+                if only_if_absent and status == 412:
+                    return False
+                if not (only_if_absent and name == _PROBE and status == 501):
+                    raise
+            return True
+
+        return self._run(name, send, writing=True)
+
+    def _put_in_parts(self, name: str, parts: Sequence[Buffer], size: int) -> None:
+        with self._lock:
+            first = self._pool is None
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_STREAMS, thread_name_prefix=f"s3-{self.name}")
+            pool = self._pool
+
+        def send(client: S3Client) -> None:
+            if first:
+                abort_stale_uploads(client, self._bucket, self._prefix)
+            upload_in_parts(
+                client,
+                pool,
+                self._bucket,
+                self._key(name),
+                parts,
+                size,
+                part_bytes=self._part_bytes,
+                options=self._options(name),
+            )
+
+        self._run(name, send, writing=True)
+
+    def _options(self, name: str) -> dict[str, Any]:
+        for folder, storage_class in self._storage_classes.items():
+            if name.startswith(folder):
+                return {"StorageClass": storage_class}
+        return {}
+
+    def _honours_conditions(self) -> bool:
+        """Whether the server refuses a second `If-None-Match: *` put; asked once, with one
+        request where the probe's object is there from before."""
+        with self._probing:
+            if self._conditional is None:
+                self._conditional = self._is_refused_twice()
+            return self._conditional
+
+    def _is_refused_twice(self) -> bool:
+        content = [b"Here backupd saw whether this store honours If-None-Match.\n"]
+        size = total_size(content)
+        return any(
+            not self._put_whole(_PROBE, content, size, only_if_absent=True) for _ in range(2)
+        )
+
+    def _skip(self, name: str, body: StreamingBody, count: int) -> None:
+        """Read `count` bytes for nothing."""
+        waste = memoryview(bytearray(min(count, _STEP_BYTES)))
+        while count:
+            step = waste[: min(count, _STEP_BYTES)]
+            self._fill(name, body, step)
+            count -= step.nbytes
+
+    def _fill(self, name: str, body: StreamingBody, view: memoryview) -> None:
+        done = 0
+        while done < view.nbytes:
+            # urllib3 hands out what it read as bytes; small steps keep that in the CPU's cache.
+            count = body.readinto(view[done : done + _STEP_BYTES])  # type: ignore[arg-type]
+            if not count:
+                raise TargetError(
+                    f"target {self.name!r}: {self._address(name)} ends before the bytes asked for",
+                    hint="it is damaged or was cut short; `backupd check` says what that hurts",
+                )
+            done += count
+
+    def _client(self) -> S3Client:
+        with self._lock:
+            if self._made is None:
+                # Imported here for its 180 ms, which a local target is not to pay.
+                from backupd.targets.s3_client import make_client
+
+                self._made = make_client(self._settings, connections=_CONNECTIONS)
+            return self._made
