@@ -8,6 +8,7 @@ A validator raises `ValueError("what is wrong; the mend")`, which `load` gives f
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -141,27 +142,37 @@ def _read_policies(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How a value is written, in a word or two for the reference."""
+
+    how: str
+
+
 _TEXT: dict[str, Any] = {"type": "string"}
 
-Text = Annotated[str, AfterValidator(_check_text)]
-Name = Annotated[str, AfterValidator(check_name)]
-FullPath = Annotated[str, AfterValidator(_check_path)]
-CronText = Annotated[str, AfterValidator(_check_cron)]
-UpkeepCron = Annotated[str, AfterValidator(_check_upkeep_cron)]
+Text = Annotated[str, AfterValidator(_check_text), Written("text")]
+Name = Annotated[str, AfterValidator(check_name), Written("name")]
+FullPath = Annotated[str, AfterValidator(_check_path), Written("full path")]
+CronText = Annotated[str, AfterValidator(_check_cron), Written("cron schedule")]
+UpkeepCron = Annotated[str, AfterValidator(_check_upkeep_cron), Written("cron schedule or `never`")]
 Duration = Annotated[
     timedelta,
     BeforeValidator(_read_duration),
     WithJsonSchema({**_TEXT, "pattern": r"^(\d+(\.\d+)?[smhdwy])+$"}),
+    Written("duration"),
 ]
 Rate = Annotated[
     int,
     BeforeValidator(lambda value: parse_rate(value) if isinstance(value, str) else value),
     WithJsonSchema({**_TEXT, "pattern": r"^\d+(\.\d+)? *([KkMmGgTt]i?)?[Bb]?(/s)?$"}),
+    Written("bytes per second"),
 ]
 Percent = Annotated[
     float,
     BeforeValidator(lambda value: parse_percent(value) if isinstance(value, str) else value),
     WithJsonSchema({"type": ["string", "number"], "pattern": r"^\d+(\.\d+)?%?$"}),
+    Written("percentage"),
 ]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Policies = Annotated[
@@ -171,6 +182,7 @@ Policies = Annotated[
     WithJsonSchema(
         {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]},
     ),
+    Written("policy or list of policies"),
 ]
 
 
@@ -388,13 +400,13 @@ class ModelSection(Section):
         " month, weekday. Nothing is stored where nothing changed.",
         examples=['"*/15 * * * *"'],
     )
-    timezone: Annotated[str, AfterValidator(_check_timezone)] | None = Field(
+    timezone: Annotated[str, AfterValidator(_check_timezone), Written("time zone")] | None = Field(
         None,
         description="The time zone of the schedule, and of the days of the retention rules;"
         " without it the box's own.",
         examples=["Europe/Berlin"],
     )
-    exclude: list[Annotated[str, AfterValidator(_check_pattern)]] = Field(
+    exclude: list[Annotated[str, AfterValidator(_check_pattern), Written("pattern")]] = Field(
         [],
         description="What to leave out, in the patterns of `.gitignore`.",
         examples=['["tmp-*", "*.lock"]'],

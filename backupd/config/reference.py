@@ -1,0 +1,132 @@
+"""The reference of the configuration, made from the schema: `docs/configuration.md`, JSON schema.
+
+`python -m backupd.config.reference > docs/configuration.md` writes it anew; a test compares.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from backupd.config import schema
+from backupd.config.quantities import format_duration
+
+_INTRODUCTION = """\
+# The configuration
+
+<!-- Made by `python -m backupd.config.reference` from backupd/config/schema.py; edit that. -->
+
+One YAML file says everything. It is looked for in `$BACKUPD_CONFIG`, then
+`~/.config/backupd/backupd.yaml`, then `/etc/backupd/backupd.yaml`; `--config FILE` names another.
+[config/backupd.example.yaml](../config/backupd.example.yaml) is a whole one with comments.
+
+- `backupd config check` reads it and says what is wrong, with the line and the mend.
+- `backupd config schema` prints a JSON schema, from which editors complete and check as you type.
+- `systemctl reload backupd` takes a changed one whole, or not at all.
+
+How values are written:
+
+| kind | written as |
+|---|---|
+| name | letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or digit |
+| full path | from the root (`/srv/runs`) or from the home (`~/runs`) |
+| duration | a number with `s`, `m`, `h`, `d`, `w` or `y` (365 days), or a run of them: `90s`, `2d`, `1d12h` |
+| bytes per second | `200MB/s` (millions), `50MiB/s` (1024 x 1024) |
+| cron schedule | minute, hour, day of month, month, weekday as in crontab(5), in quotes: `"*/15 * * * *"`; or `"@hourly"`, `"@daily"`, `"@weekly"`, `"@monthly"`, `"@yearly"` |
+| percentage | `5%` |
+| pattern | as in `.gitignore`: `"*.lock"`, `/cache/` |
+
+No secret stands in the file: keys, passphrases and credentials are files of their own, which it
+names. Unknown keys are refused, and so is a key without a value.
+"""  # noqa: E501 - table rows are lines
+
+_HEADINGS: tuple[tuple[str, str, type[schema.Section]], ...] = (
+    ("`key`", "key", schema.KeySection),
+    ("`targets`: a local disk", "targets", schema.LocalTargetSection),
+    ("`targets`: a NAS", "targets", schema.NasTargetSection),
+    ("`targets`: an S3-compatible store", "targets", schema.S3TargetSection),
+    ("`policies`", "policies", schema.PolicySection),
+    ("`keep_best` of a policy", "keep_best", schema.KeepBestSection),
+    ("`models`", "models", schema.ModelSection),
+    ("`upkeep`", "upkeep", schema.UpkeepSection),
+    ("`limits`", "limits", schema.LimitsSection),
+)
+_SCALARS: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+}
+
+
+def render_reference() -> str:
+    """The text of `docs/configuration.md`."""
+    parts = [_INTRODUCTION, "## The whole\n", _table(schema.Configuration)]
+    for heading, _, section in _HEADINGS:
+        parts += [f"## {heading}\n", f"{(section.__doc__ or '').strip()}\n", _table(section)]
+    return "\n".join(parts)
+
+
+def json_schema() -> dict[str, Any]:
+    """The configuration as a JSON schema (draft 2020-12)."""
+    made = schema.Configuration.model_json_schema()
+    for name, definition in made["$defs"].items():
+        for key, field in getattr(schema, name).model_fields.items():
+            if isinstance(field.default, timedelta):
+                # pydantic would write it as ISO 8601, which the file does not take.
+                definition["properties"][key]["default"] = format_duration(field.default)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def _table(section: type[schema.Section]) -> str:
+    rows = ["| key | value | without it | what it says | example |", "|---|---|---|---|---|"]
+    for key, field in section.model_fields.items():
+        written = _written(field.annotation, field.metadata)
+        example = f"`{key}: {field.examples[0]}`" if field.examples else ""
+        cells = (f"`{key}`", written, _default(field), field.description or "", example)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "refused"
+    value = field.get_default()
+    if isinstance(value, timedelta):
+        return f"`{format_duration(value)}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, float):
+        return f"`{value:g}%`"
+    if value in (None, "", []) or field.default_factory is not None:
+        return ""
+    return f"`{value}`"
+
+
+def _written(annotation: Any, metadata: list[Any]) -> str:
+    """How a value of this type is written."""
+    for mark in metadata:
+        if isinstance(mark, schema.Written):
+            return mark.how
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
+    if origin is Annotated:
+        return _written(arguments[0], list(arguments[1:]))
+    if origin in (Union, UnionType):
+        kinds = [_written(part, []) for part in arguments if part is not NoneType]
+        return " or ".join(dict.fromkeys(kinds))
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if origin is list:
+        return f"list of {_written(arguments[0], [])}s"
+    if origin is dict:
+        return "mapping by name"
+    return _SCALARS.get(annotation, "mapping")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_reference())
