@@ -134,17 +134,18 @@ class Index:
         with self._lock:
             self._fresh[record.blob_id] = (self._number(pack_id, pack_size), record)
 
-    def find(self, blob_id: bytes) -> Location | None:
-        """Where the blob lies, or None."""
+    def find(self, blob_id: bytes, *, anywhere: bool = False) -> Location | None:
+        """Where the blob lies, or None; with `anywhere` also in packs that are avoided."""
+        avoided = frozenset[bytes]() if anywhere else self._avoided
         with self._lock:
             fresh = self._fresh.get(blob_id)
-            if fresh is not None and self._packs[fresh[0]] not in self._avoided:
+            if fresh is not None and self._packs[fresh[0]] not in avoided:
                 return Location(self._packs[fresh[0]], fresh[1])
             self._merge()
             if self._sorted is None:
                 return None
             for row in self._sorted.rows(blob_id):
-                if self._packs[self._sorted.pack[row]] not in self._avoided:
+                if self._packs[self._sorted.pack[row]] not in avoided:
                     number, record = self._sorted.record(row)
                     return Location(self._packs[number], record)
             return None

@@ -33,21 +33,32 @@ class Span:
 
 
 class BlobFinder:
-    """The index with a second look at the packs. Safe for several threads."""
+    """The index with a second look at the packs. Safe for several threads.
 
-    def __init__(self, repository: Repository, index: Index, note: Callable[[str], None]) -> None:
+    A reader takes a blob from any pack (`anywhere`), also from one that is marked.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        index: Index,
+        note: Callable[[str], None],
+        *,
+        anywhere: bool = True,
+    ) -> None:
         self.repository = repository
         self.index = index
         self._note = note
+        self._anywhere = anywhere
         self._recovered = False
         self._lock = threading.Lock()
 
     def find(self, blob_id: bytes) -> Location:
         """Where the blob lies. Raises `DamagedError` when it is nowhere."""
-        location = self.index.find(blob_id)
+        location = self.index.find(blob_id, anywhere=self._anywhere)
         if location is None:
             self._recover()
-            location = self.index.find(blob_id)
+            location = self.index.find(blob_id, anywhere=self._anywhere)
         if location is None:
             raise DamagedError(f"blob {blob_id.hex()} is missing from {self.repository.name}")
         return location

@@ -16,12 +16,14 @@ from blake3 import blake3
 
 from backupd.codec.blob import ID_SIZE, BlobEncoder, framed
 from backupd.codec.sealing import OVERHEAD, seal
-from backupd.errors import BackupdError, ObjectMissingError
+from backupd.errors import BackupdError, DamagedError, ObjectMissingError
 from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
 from backupd.repository.index import Index, PackTable, index_bytes
-from backupd.repository.layout import INDEX, PACKS, pack_name
+from backupd.repository.layout import INDEX, MAX_SNAPSHOT, PACKS, pack_name
 from backupd.repository.pack import PackBuilder, read_table
-from backupd.repository.records import RECORD, BlobKind, parse_table
+from backupd.repository.reachable import blobs_of
+from backupd.repository.reader import BlobFinder, BlobReader
+from backupd.repository.records import RECORD, BlobKind, BlobRecord, parse_table
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord, encode_snapshot
 
@@ -63,7 +65,6 @@ class Writer:
         self._started = clock()
         self._lock = threading.Lock()
         self._in_flight: set[bytes] = set()
-        self._relied: set[bytes] = set()
         self._unflushed: list[PackTable] = []
         self._flushed_at = self._started
         self._failure: BaseException | None = None
@@ -83,11 +84,9 @@ class Writer:
 
     def claim(self, blob_id: bytes) -> bool:
         """Whether the caller is to store this blob: it is neither stored nor on its way."""
-        location = self.index.find(blob_id)
+        if blob_id in self.index:
+            return False
         with self._lock:
-            if location is not None:
-                self._relied.add(location.pack_id)
-                return False
             if blob_id in self._in_flight:
                 return False
             self._in_flight.add(blob_id)
@@ -186,49 +185,60 @@ class Writer:
         except BackupdError:
             pass  # the one who abandons has a failure to tell already
 
-    def commit(self, record: SnapshotRecord, *, lowest_version: int = 1) -> SnapshotRecord:
+    def commit(
+        self, record: SnapshotRecord, lowest_version: Callable[[], int] = lambda: 1
+    ) -> SnapshotRecord:
         """List the snapshot, under the next free version; the record with that version.
 
         To be called after `finish`. Raises `StaleIndexError` where packs are gone that it
         needs, as may be after it ran for longer than the grace period.
         """
-        self._look_again()
+        self._look_again(record)
         folder = self.repository.secrets.model_folder(record.host, record.model)
-        target = self.repository.target
-        highest = self.repository.highest_version(folder)
-        version = max(highest + 1, lowest_version)
-        while True:
-            name = SnapshotName(folder, version)
-            whole = replace(record, version=version)
-            stored = encode_snapshot(whole, name.object_name(), self.repository.sealer)
-            if target.put_if_absent(name.object_name(), [stored]):
-                marker = SnapshotName(folder, version, forgotten=True).object_name()
-                if target.stat(marker) is None:
-                    return whole
-                # The number was used and forgotten after the folder was listed.
-                target.delete(name.object_name())
+        version = max(self.repository.highest_version(folder) + 1, lowest_version())
+        while not self._list_as(replace(record, version=version), folder):
             version += 1
+        return replace(record, version=version)
 
-    def rely_on(self, pack_ids: set[bytes]) -> None:
-        """Count packs as needed by the snapshot although no blob of theirs was claimed."""
-        with self._lock:
-            self._relied |= pack_ids
+    def list_copy(self, record: SnapshotRecord, name: str, stored: bytes) -> None:
+        """List a snapshot of another target as it is there. After `finish`.
 
-    def _look_again(self) -> None:
+        Raises `DamagedError` where another snapshot stands under the name.
+        """
+        self._look_again(record)
+        target = self.repository.target
+        if not target.put_if_absent(name, [stored]) and target.get(name, MAX_SNAPSHOT) != stored:
+            raise DamagedError(f"{name} on {self.repository.name} is another snapshot")
+
+    def _list_as(self, record: SnapshotRecord, folder: str) -> bool:
+        """Create the snapshot under its version; false where that number was used before."""
+        target = self.repository.target
+        name = SnapshotName(folder, record.version).object_name()
+        if not target.put_if_absent(name, [encode_snapshot(record, name, self.repository.sealer)]):
+            return False
+        marker = SnapshotName(folder, record.version, forgotten=True).object_name()
+        if target.stat(marker) is None:
+            return True
+        # The number was used and forgotten after the folder was listed.
+        target.delete(name)
+        return False
+
+    def _look_again(self, record: SnapshotRecord) -> None:
         """Copy what was marked for deletion meanwhile out of its packs."""
-        stones = self.repository.read_tombstones(self._note)
-        due = self._relied & {pack for stone in stones for pack in stone.packs}
+        due = {p for stone in self.repository.read_tombstones(self._note) for p in stone.packs}
         if self._clock() - self._started > self._grace / 2:
             present = {info.name for info in self.repository.target.list(PACKS)}
-            gone = {pack for pack in self._relied if pack_name(pack) not in present}
-            if gone:
-                raise StaleIndexError(
-                    f"{len(gone)} packs on {self.repository.name} were deleted while the snapshot "
-                    "ran for longer than the grace period",
-                    hint="take the snapshot again; what is stored already is not stored twice",
-                )
-        if due:
-            copy_packs(self.repository, due)
+            due |= {pack for pack in self.index.packs if pack_name(pack) not in present}
+        if not due:
+            return
+        self.index.avoid(due)
+        reader = BlobReader(BlobFinder(self.repository, self.index, self._note, anywhere=True))
+        to_copy = set()
+        for needed in blobs_of(reader, record):
+            if needed.blob_id not in self.index:
+                to_copy.add(reader.finder.find(needed.blob_id).pack_id)
+        if to_copy:
+            copy_packs(self.repository, to_copy)
 
 
 def put_index(repository: Repository, packs: list[PackTable]) -> str:
@@ -288,16 +298,25 @@ class PackStream:
     def store(self, blob_id: bytes, kind: BlobKind, frame: memoryview, chunk_size: int) -> None:
         """Encode and seal a claimed chunk, given as a frame (see `codec.blob`)."""
         encoded = self._encoder.encode(frame)
+        builder = self._room_for(len(encoded.data) + OVERHEAD)
+        self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
+        self.added_bytes += chunk_size
+
+    def copy(self, record: BlobRecord, sealed: memoryview) -> None:
+        """Take over a claimed blob that another repository sealed with the same key."""
+        builder = self._room_for(record.sealed_size)
+        builder.space(record.sealed_size)[:] = sealed
+        builder.add_copied(record)
+        self.sealed_bytes += record.sealed_size
+
+    def _room_for(self, sealed_size: int) -> PackBuilder:
         builder = self._builder
-        if builder is not None and (
-            builder.full or not builder.has_room(len(encoded.data) + OVERHEAD)
-        ):
+        if builder is not None and (builder.full or not builder.has_room(sealed_size)):
             self._writer.submit(builder)
             builder = self._builder = None
         if builder is None:
             builder = self._builder = self._writer.take_builder()
-        self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
-        self.added_bytes += chunk_size
+        return builder
 
     def store_bytes(self, kind: BlobKind, plain: bytes) -> bytes:
         """Store a small run of bytes unless it is there; its id."""

@@ -1,0 +1,273 @@
+"""One opened configuration: its targets, its secret, its repositories, each opened when needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from backupd.config.settings import (
+    KeySettings,
+    LocalTarget,
+    ModelSettings,
+    NasTarget,
+    Settings,
+    TargetSettings,
+)
+from backupd.errors import BackupdError, NotFoundError, TargetError, UsageError, WrongKeyError
+from backupd.repository.repository import Repository, open_repository
+from backupd.targets.bandwidth import TokenBucket
+from backupd.targets.base import Target
+from backupd.targets.counting import Traffic
+
+Clock = Callable[[], float]
+Environment = Mapping[str, str]
+
+_MAX_SECRET = 64 * 1024
+_COMMAND_SECONDS = 60
+
+
+class Installation:
+    """What the verbs work on; a context manager that closes its targets.
+
+    `standalone` says that there is a repository and nothing else: no models, no state.
+    `traffic` counts requests by target; setting `stopping` ends waits for a store.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environment: Environment,
+        clock: Clock,
+        random: Callable[[int], bytes] = os.urandom,
+        prompt: Callable[[], str] | None = None,
+        standalone: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.environment = environment
+        self.clock = clock
+        self.random = random
+        self.standalone = standalone
+        self.stopping = threading.Event()
+        self.traffic: dict[str, Traffic] = {}
+        limit = settings.limits.upload_bytes_per_second
+        self._upload = TokenBucket(limit) if limit else None
+        self._prompt = prompt
+        self._secret: str | None = None
+        self._lock = threading.RLock()
+        self._targets: dict[str, Target] = {}
+        self._repositories: dict[str, Repository] = {}
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every target that was opened."""
+        with self._lock, ExitStack() as stack:
+            for target in self._targets.values():
+                stack.callback(target.close)
+            self._targets.clear()
+            self._repositories.clear()
+
+    def target(self, name: str) -> Target:
+        """The target of that name, whether or not there is a repository on it."""
+        from backupd.targets.open import open_target
+
+        with self._lock:
+            if name not in self._targets:
+                if name not in self.settings.targets:
+                    known = ", ".join(self.settings.targets)
+                    raise UsageError(f"there is no target {name!r}", hint=f"there are: {known}")
+                self.traffic[name] = Traffic()
+                self._targets[name] = open_target(
+                    self.settings.targets[name],
+                    upload=self._upload,
+                    traffic=self.traffic[name],
+                    stop=self.stopping,
+                )
+            return self._targets[name]
+
+    def repository(self, name: str) -> Repository:
+        """The opened repository of a target.
+
+        Raises `TargetError` (also its unreachable form), `WrongKeyError` and `DamagedError`.
+        """
+        with self._lock:
+            if name not in self._repositories:
+                target = self.target(name)
+                self._repositories[name] = open_repository(target, self.secret, self.random)
+            return self._repositories[name]
+
+    def drop(self, name: str) -> None:
+        """Forget an opened repository, so that the next use opens it anew."""
+        with self._lock:
+            self._repositories.pop(name, None)
+
+    def repositories(
+        self, names: Iterable[str] | None = None, *, failed: dict[str, BackupdError] | None = None
+    ) -> list[Repository]:
+        """Those of the targets (all when None) that can be opened, nearest first.
+
+        What could not be reached goes into `failed`. Raises the first failure when none can.
+        """
+        errors: dict[str, BackupdError] = {} if failed is None else failed
+        opened = []
+        for name in self.nearest_first(self.settings.targets if names is None else names):
+            try:
+                opened.append(self.repository(name))
+            except TargetError as error:
+                errors[name] = error
+        if not opened and errors:
+            raise next(iter(errors.values()))
+        return opened
+
+    def nearest_first(self, names: Iterable[str]) -> list[str]:
+        """Target names in the order local, NAS, S3."""
+        return sorted(names, key=lambda name: _distance(self.settings.targets[name]))
+
+    def model(self, name: str) -> ModelSettings:
+        """The model of that name. Raises `NotFoundError` with the nearest names."""
+        model = self.settings.models.get(name)
+        if model is None:
+            from backupd.policy.nearest import nearest_names
+
+            near = nearest_names(name, self.settings.models)
+            known = ", ".join(near or self.settings.models) or "none"
+            raise NotFoundError(
+                f"no model {name!r} is configured", hint=f"configured models: {known}"
+            )
+        return model
+
+    def secret(self) -> str:
+        """The passphrase or key, from the environment, the configuration or the prompt."""
+        with self._lock:
+            if self._secret is None:
+                self._secret = find_secret(self.settings.key, self.environment, self._prompt)
+            return self._secret
+
+
+def _distance(settings: TargetSettings) -> int:
+    if isinstance(settings, LocalTarget):
+        return 0
+    return 1 if isinstance(settings, NasTarget) else 2
+
+
+def find_secret(
+    key: KeySettings, environment: Environment, prompt: Callable[[], str] | None
+) -> str:
+    """The secret that opens the repositories. Raises `WrongKeyError` where there is none."""
+    if text := environment.get("BACKUPD_PASSPHRASE"):
+        return text
+    for variable in ("BACKUPD_PASSPHRASE_FILE", "BACKUPD_KEY_FILE"):
+        if path := environment.get(variable):
+            return _read_secret(Path(path), variable)
+    if file := key.file or key.passphrase_file:
+        return _read_secret(_credential(file, environment), "the configuration's key")
+    if key.passphrase_command:
+        return _run_for_secret(key.passphrase_command)
+    if prompt is not None:
+        return prompt()
+    raise WrongKeyError(
+        "no key was given",
+        hint="set BACKUPD_KEY_FILE, BACKUPD_PASSPHRASE_FILE or BACKUPD_PASSPHRASE",
+    )
+
+
+def _credential(file: Path, environment: Environment) -> Path:
+    """The file as systemd hands it over (LoadCredential=), where it does; else as configured."""
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if folder:
+        handed = Path(folder) / file.name
+        if handed.exists():
+            return handed
+    return file
+
+
+def _read_secret(path: Path, whence: str) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_SECRET + 1)
+    except OSError as error:
+        raise WrongKeyError(
+            f"{path} ({whence}) cannot be read: {error.strerror}",
+            hint="restore the key file from where you keep the recovery key, or correct its path",
+        ) from None
+    text = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
+    if not text or len(raw) > _MAX_SECRET:
+        raise WrongKeyError(
+            f"{path} ({whence}) is empty or too long to be a key",
+            hint="it holds one line: the key or the passphrase",
+        )
+    return text
+
+
+def _run_for_secret(command: str) -> str:
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=_COMMAND_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise WrongKeyError(f"passphrase_command did not answer: {error}") from None
+    text = done.stdout[:_MAX_SECRET].decode("utf-8", "surrogateescape").rstrip("\r\n")
+    if done.returncode or not text:
+        raise WrongKeyError(
+            f"passphrase_command ended with status {done.returncode} and "
+            + ("a passphrase that is not used" if text else "no passphrase"),
+            hint="run it by hand and see what it says",
+        )
+    return text
+
+
+def open_installation(
+    settings: Settings,
+    *,
+    environment: Environment,
+    clock: Clock = time.time,
+    prompt: Callable[[], str] | None = None,
+) -> Installation:
+    """Open a configuration; nothing is touched before it is used."""
+    return Installation(settings, environment=environment, clock=clock, prompt=prompt)
+
+
+def open_standalone(
+    location: str,
+    *,
+    environment: Environment,
+    clock: Clock = time.time,
+    prompt: Callable[[], str] | None = None,
+) -> Installation:
+    """Open a repository by its place alone: a path or `s3://BUCKET/PREFIX`."""
+    from backupd.targets.open import parse_location
+
+    target = parse_location(location)
+    settings = Settings(
+        source=Path(location),
+        state_dir=Path(),
+        host=socket.gethostname(),
+        key=KeySettings(),
+        targets={target.name: target},
+        policies={},
+        models={},
+    )
+    return Installation(
+        settings, environment=environment, clock=clock, prompt=prompt, standalone=True
+    )

@@ -1,0 +1,130 @@
+"""The previous snapshot of a model, gone through beside a scan of its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from backupd.capture.scan import Scan, Scanned, Skipped
+from backupd.errors import BackupdError
+from backupd.operations.tree_cache import TreeCache
+from backupd.repository.index import Index
+from backupd.repository.reader import BlobFinder, BlobReader
+from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.tree import FileType, TreeEntry
+from backupd.repository.tree_codec import decode_entry
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousEntry:
+    """An entry of the previous snapshot and the line it stands in."""
+
+    entry: TreeEntry
+    line: bytes
+
+    def matches(self, scanned: Scanned) -> bool:
+        """Whether the path is, by its stat, what it was: then it need not be looked at again.
+
+        The ctime moves with every change of content or attributes; where it was too young to be
+        trusted it was kept as 0 and matches nothing.
+        """
+        meta, stat = self.entry.metadata, scanned.stat
+        return (
+            meta.ctime_ns == stat.st_ctime_ns
+            and meta.mtime_ns == stat.st_mtime_ns
+            and meta.inode == stat.st_ino
+            and meta.device == stat.st_dev
+            and meta.mode == stat.st_mode
+            and self.entry.type is scanned.type
+            and (meta.size_bytes == stat.st_size or scanned.type is not FileType.FILE)
+            and self.entry.link == scanned.link
+        )
+
+
+def same_but_for_inode(before: TreeEntry, now: TreeEntry) -> bool:
+    """Whether two entries differ in nothing that a restore would give back."""
+    return _bare(before) == _bare(now)
+
+
+def _bare(entry: TreeEntry) -> TreeEntry:
+    metadata = replace(entry.metadata, ctime_ns=0, inode=0, device=0)
+    return replace(entry, metadata=metadata)
+
+
+class Previous:
+    """The newest snapshot of a model on a target, or the absence of one.
+
+    `lost_entries` says, after `beside` has run through, whether a path of it is gone.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        snapshot: StoredSnapshot | None,
+        cache: TreeCache,
+        note: Callable[[str], None],
+    ) -> None:
+        self.snapshot = snapshot
+        self.lost_entries = False
+        self.index: Index | None = None
+        self._repository = repository
+        self._cache = cache
+        self._reader: BlobReader | None = None
+        self._note = note
+
+    @classmethod
+    def newest(
+        cls,
+        repository: Repository,
+        host: str,
+        model: str,
+        cache: TreeCache,
+        note: Callable[[str], None],
+    ) -> Previous:
+        """The newest snapshot that can be read."""
+        folder = repository.secrets.model_folder(host, model)
+        return cls(repository, repository.newest_snapshot(folder, note), cache, note)
+
+    def beside(self, scan: Scan) -> Iterator[tuple[Scanned | Skipped, PreviousEntry | None]]:
+        """Each scanned path with the previous entry of that path, where there is one."""
+        entries = self._entries()
+        before = next(entries, None)
+        for item in scan:
+            while before is not None and before.entry.path < item.path:
+                self.lost_entries = True
+                before = next(entries, None)
+            if before is not None and before.entry.path == item.path:
+                yield item, before
+                if isinstance(item, Skipped):
+                    self.lost_entries = True
+                before = next(entries, None)
+            else:
+                yield item, None
+        if before is not None:
+            self.lost_entries = True
+
+    def _entries(self) -> Iterator[PreviousEntry]:
+        if self.snapshot is None:
+            return
+        try:
+            for tree in self.snapshot.record.trees:
+                for line in self._tree(tree).splitlines(keepends=True):
+                    yield PreviousEntry(decode_entry(line), line)
+        except BackupdError as error:
+            self.lost_entries = True
+            self._note(
+                f"{self._repository.name}: the previous snapshot cannot be read "
+                f"({error.message}); everything is read anew"
+            )
+
+    def _tree(self, tree_id: bytes) -> bytes:
+        """A tree blob, from the state folder where it is kept, else from the repository."""
+        kept = self._cache.get(tree_id)
+        if kept is not None:
+            return kept
+        if self._reader is None:
+            self.index = self._repository.load_index(self._note)
+            self._reader = BlobReader(BlobFinder(self._repository, self.index, self._note))
+        tree = bytes(self._reader.read(tree_id))
+        self._cache.put(tree_id, tree)
+        return tree

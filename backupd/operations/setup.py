@@ -1,0 +1,159 @@
+"""Making the repositories of all targets, with one master key for all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backupd.codec.chunking_parameters import ChunkingParameters
+from backupd.codec.secrets import MASTER_KEY_SIZE
+from backupd.errors import BackupdError, ObjectMissingError, TargetError, WrongKeyError
+from backupd.operations.installation import Installation
+from backupd.repository import keys, layout
+from backupd.repository.descriptor import Descriptor, parse_descriptor
+from backupd.repository.repository import unlock
+from backupd.targets.base import Target
+
+
+@dataclass(frozen=True, slots=True)
+class InitReport:
+    """What `init` did. `recovery_key` is empty where no repository was made or none is sealed."""
+
+    recovery_key: str
+    created: tuple[str, ...]
+    present: tuple[str, ...]
+    key_file: Path | None
+    failed: Mapping[str, BackupdError]
+
+
+def initialise(installation: Installation) -> InitReport:
+    """Make a repository on each target that has none; a key file that is absent is generated.
+
+    A target that cannot be reached is named in the report and made by the next call. Raises
+    the failure when no target could be reached, and `WrongKeyError` when a target that has a
+    repository is not opened by the configured key.
+    """
+    descriptors: dict[str, Descriptor | None] = {}
+    failed: dict[str, BackupdError] = {}
+    for name in installation.nearest_first(installation.settings.targets):
+        try:
+            descriptors[name] = _descriptor_of(_prepared(installation, name))
+        except TargetError as error:
+            failed[name] = error
+    if not descriptors:
+        raise next(iter(failed.values()))
+    encrypted = installation.settings.key.encryption
+    present = [name for name, descriptor in descriptors.items() if descriptor is not None]
+    _refuse_mixture(installation, descriptors, encrypted)
+    missing = [name for name, descriptor in descriptors.items() if descriptor is None]
+    key_file = _make_key_file(installation, bool(present)) if encrypted else None
+    if not missing:
+        return InitReport("", (), tuple(present), key_file, failed)
+    chunking = next((d.chunking for d in descriptors.values() if d), ChunkingParameters())
+    recovery_key = ""
+    wrapped: list[tuple[str, bytes]] = []
+    if encrypted:
+        created = datetime.fromtimestamp(installation.clock(), UTC).isoformat(timespec="seconds")
+        if present:
+            # Joining targets that exist: their keys open the new ones too.
+            target = installation.target(present[0])
+            unlock(target, installation.secret())
+            wrapped = _key_objects(target)
+        else:
+            master_key = installation.random(MASTER_KEY_SIZE)
+            recovery_key = keys.generate_secret(installation.random)
+            wrapped = [
+                keys.wrap(
+                    master_key, secret, label=label, created=created, random=installation.random
+                )
+                for secret, label in (
+                    (installation.secret(), "configuration"),
+                    (recovery_key, "recovery"),
+                )
+            ]
+    for name in missing:
+        target = installation.target(name)
+        for key_id, stored in wrapped:
+            target.put(f"{layout.KEYS}{key_id}.json", [stored])
+        repository_id = installation.random(16).hex()
+        descriptor = Descriptor(repository_id, encrypted, chunking)
+        # Last, as it is what makes a repository of the rest.
+        if not target.put_if_absent(layout.DESCRIPTOR, [descriptor.to_json()]):
+            raise TargetError(
+                f"another process made a repository at {target.location} just now",
+                hint="run 'backupd init' again",
+            )
+    return InitReport(recovery_key, tuple(missing), tuple(present), key_file, failed)
+
+
+def _prepared(installation: Installation, name: str) -> Target:
+    """The target with its folder made, where it is one that has a folder."""
+    from backupd.targets.open import prepare_target
+
+    prepare_target(installation.settings.targets[name])
+    return installation.target(name)
+
+
+def _descriptor_of(target: Target) -> Descriptor | None:
+    try:
+        stored = target.get(layout.DESCRIPTOR, layout.MAX_DESCRIPTOR)
+    except ObjectMissingError:
+        leftover = next(iter(target.list(layout.PACKS)), None)
+        if leftover is not None:
+            raise TargetError(
+                f"{target.location} has packs but no {layout.DESCRIPTOR}",
+                hint="it is a damaged repository: copy repository.json and keys/ from another "
+                "target of the same configuration, or choose an empty place",
+            ) from None
+        return None
+    return parse_descriptor(stored, target.location)
+
+
+def _refuse_mixture(
+    installation: Installation, descriptors: Mapping[str, Descriptor | None], encrypted: bool
+) -> None:
+    for name, descriptor in descriptors.items():
+        if descriptor is not None and descriptor.encrypted != encrypted:
+            there = "encrypted" if descriptor.encrypted else "not encrypted"
+            raise WrongKeyError(
+                f"the repository at {installation.target(name).location} is {there}, "
+                "and the configuration says otherwise",
+                hint="change 'key:' in the configuration, or give the target an empty place",
+            )
+
+
+def _key_objects(target: Target) -> list[tuple[str, bytes]]:
+    found = []
+    for info in target.list(layout.KEYS):
+        key_id = info.name.removeprefix(layout.KEYS).removesuffix(".json")
+        found.append((key_id, target.get(info.name, layout.MAX_KEY)))
+    return found
+
+
+def _make_key_file(installation: Installation, exists: bool) -> Path | None:
+    """Generate the configured key file where it is absent; its path when it was made."""
+    path = installation.settings.key.file
+    if path is None or path.exists() or "BACKUPD_PASSPHRASE" in installation.environment:
+        return None
+    if exists:
+        raise WrongKeyError(
+            f"{path} is absent, and the targets have a repository that another key opens",
+            hint=f"write the recovery key that init printed into {path} (mode 0600)",
+        )
+    secret = keys.generate_secret(installation.random)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BackupdError(
+            f"the key file {path} cannot be written: {error.strerror}",
+            hint="choose another 'key: {file: ...}' or run as a user who may write there",
+        ) from None
+    return path

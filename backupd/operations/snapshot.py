@@ -1,0 +1,263 @@
+"""One snapshot of one model: compare, read what changed, store it, list it, copy it on.
+
+The steps stand in `take_snapshot`; what they need of the previous snapshot is in `previous`, how
+files become blobs in `storing`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from backupd import __version__
+from backupd.capture.reading import open_for_capture
+from backupd.capture.scan import LeftOutError, Scan, Scanned, ScanOptions, SkipKind, Skipped
+from backupd.config.settings import LocalTarget, ModelSettings, NasTarget
+from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
+from backupd.operations.catalog import info_of
+from backupd.operations.installation import Installation
+from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
+from backupd.operations.progress import NoProgress, Progress
+from backupd.operations.reports import SnapshotReport, TargetResult
+from backupd.operations.tree_cache import TreeCache
+from backupd.operations.tree_sink import TreeSink
+from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.snapshots import SnapshotRecord
+from backupd.repository.tree import FileType, TreeEntry
+from backupd.repository.writer import StaleIndexError
+
+# How often a file that changes while it is read is read again, and how long is waited before.
+_READINGS = 4
+_PAUSE_SECONDS = 0.25
+
+
+def take_snapshot(
+    installation: Installation,
+    model: ModelSettings,
+    *,
+    labels: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> SnapshotReport:
+    """Snapshot a model into the nearest of its targets and copy it to the others.
+
+    With labels or metrics a snapshot is made even where nothing changed. A target that fails is
+    named in the report; the call raises only where no target took the snapshot, where the model
+    cannot be read at all, and `StoppedError`.
+    """
+    progress = progress or NoProgress()
+    stop = stop or threading.Event()
+    failed: dict[str, BackupdError] = {}
+    repositories = installation.repositories(model.targets, failed=failed)
+    primary, others = repositories[0], repositories[1:]
+
+    def lowest() -> int:
+        return 1 + max(_highest(installation, other, model) for other in repositories)
+
+    request = _Request(installation, model, labels or {}, metrics or {}, lowest, progress, stop)
+    try:
+        outcome = _snapshot_into(primary, request)
+    except StaleIndexError as error:
+        progress.note(f"{error.message}; starting over")
+        outcome = _snapshot_into(primary, request)
+    results = [TargetResult(name, 0, 0, error.message) for name, error in failed.items()]
+    if outcome.stored is not None:
+        version = outcome.stored.record.version
+        results.append(TargetResult(primary.name, version, outcome.stored.record.stored_bytes))
+    results += _copy_on(request, primary, others)
+    info = None
+    if outcome.stored is not None:
+        whole_on = [result.target for result in results if not result.error]
+        info = info_of(outcome.stored, whole_on)
+    return SnapshotReport(
+        model=model.name,
+        unchanged=outcome.stored is None,
+        snapshot=info,
+        targets=tuple(results),
+        notes=tuple(outcome.notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    installation: Installation
+    model: ModelSettings
+    labels: Mapping[str, str]
+    metrics: Mapping[str, float]
+    lowest_version: Callable[[], int]
+    progress: Progress
+    stop: threading.Event
+
+
+@dataclass(slots=True)
+class _Outcome:
+    stored: StoredSnapshot | None
+    notes: list[str] = field(default_factory=list)
+
+
+def _highest(installation: Installation, repository: Repository, model: ModelSettings) -> int:
+    folder = repository.secrets.model_folder(installation.settings.host, model.name)
+    return repository.highest_version(folder)
+
+
+def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
+    """The steps of a snapshot on one target."""
+    installation, model = request.installation, request.model
+    started = installation.clock()
+    progress = request.progress
+    host = installation.settings.host
+    cache = TreeCache.of_model(installation, repository, model.name)
+    previous = Previous.newest(repository, host, model.name, cache, progress.note)
+    sink = TreeSink(
+        repository,
+        previous,
+        cache,
+        clock=installation.clock,
+        workers=installation.settings.limits.threads,
+        parallel_puts=_parallel_puts(installation, repository),
+        progress=progress,
+        stop=request.stop,
+    )
+    left_out: list[Skipped] = []
+    root = bytes(model.path)
+    progress.begin("store")
+    try:
+        with Scan(root, ScanOptions(model.exclude, model.one_filesystem)) as scan:
+            for item, before in previous.beside(scan):
+                if request.stop.is_set():
+                    raise StoppedError(
+                        "stopped; what was stored is kept, and the next snapshot resumes"
+                    )
+                if isinstance(item, Skipped):
+                    left_out.append(item)
+                elif before is not None and before.matches(item):
+                    sink.keep(before)
+                else:
+                    _capture(scan, item, before, sink, left_out, request)
+        trees = sink.finish()
+        changed = sink.changed or previous.lost_entries or request.labels or request.metrics
+        if not changed and previous.snapshot is not None:
+            sink.abandon()
+            return _Outcome(None, _notes(left_out))
+        record = SnapshotRecord(
+            host=host,
+            model=model.name,
+            version=0,
+            time=started,
+            root=root,
+            trees=trees,
+            parent=previous.snapshot.record.version if previous.snapshot else 0,
+            project=model.project,
+            labels=request.labels,
+            metrics=request.metrics,
+            file_count=sink.file_count,
+            folder_count=sink.folder_count,
+            size_bytes=sink.size_bytes,
+            added_bytes=sink.added_bytes,
+            stored_bytes=sink.stored_bytes,
+            duration_seconds=round(installation.clock() - started, 3),
+            incomplete=tuple(str(item) for item in left_out if item.missing),
+            skipped=tuple(str(item) for item in left_out if not item.missing),
+            made_by=f"backupd {__version__}",
+        )
+        stored = sink.commit(record, request.lowest_version)
+    except BaseException:
+        sink.abandon()
+        raise
+    return _Outcome(stored, _notes(left_out))
+
+
+def _capture(
+    scan: Scan,
+    item: Scanned,
+    before: PreviousEntry | None,
+    sink: TreeSink,
+    left_out: list[Skipped],
+    request: _Request,
+) -> None:
+    """Take in a path that is new or looks changed."""
+    now_ns = int(request.installation.clock() * 1e9)
+    try:
+        if item.type is FileType.FILE:
+            _capture_file(scan, item, before, sink, left_out, request)
+            return
+        metadata = scan.metadata(item, now_ns=now_ns, skipped=left_out)
+    except LeftOutError as error:
+        left_out.append(error.skipped)
+        scan.release_link(item)
+        sink.changed = sink.changed or before is not None
+        return
+    entry = TreeEntry(item.path, item.type, metadata, item.link)
+    if before is None or not same_but_for_inode(before.entry, entry):
+        sink.changed = True
+    sink.add(entry)
+
+
+def _capture_file(
+    scan: Scan,
+    item: Scanned,
+    before: PreviousEntry | None,
+    sink: TreeSink,
+    left_out: list[Skipped],
+    request: _Request,
+) -> None:
+    """Read a file, again where it changed meanwhile, and give up on one that never holds still.
+
+    Raises `LeftOutError`.
+    """
+    for reading in range(_READINGS):
+        if reading and request.stop.wait(_PAUSE_SECONDS * reading):
+            break
+        with open_for_capture(scan, item) as file:
+            now_ns = int(request.installation.clock() * 1e9)
+            notes: list[Skipped] = []
+            metadata = scan.metadata(item, now_ns=now_ns, skipped=notes, fd=file.fd, stat=file.stat)
+            extents = file.extents()
+            stored = sink.read(file, extents)
+            if file.unchanged():
+                left_out.extend(notes)
+                entry = TreeEntry(item.path, FileType.FILE, metadata, extents=extents)
+                sink.accept(stored, entry, before)
+                return
+    raise LeftOutError(
+        Skipped(
+            item.path,
+            SkipKind.CHANGING,
+            f"changed each of the {_READINGS} times it was read, so it was left out",
+        )
+    )
+
+
+def _notes(left_out: list[Skipped]) -> list[str]:
+    return [str(item) for item in left_out]
+
+
+def _parallel_puts(installation: Installation, repository: Repository) -> int:
+    """Packs put at once: a disk gains nothing by more than one, a store far away does."""
+    settings = installation.settings.targets[repository.name]
+    return 1 if isinstance(settings, LocalTarget | NasTarget) else 4
+
+
+def _copy_on(
+    request: _Request, primary: Repository, others: list[Repository]
+) -> Iterator[TargetResult]:
+    """Bring the model's other targets up to date from the primary one."""
+    from backupd.operations.replicate import replicate_model
+
+    host, model = request.installation.settings.host, request.model.name
+    for other in others:
+        try:
+            yield from replicate_model(
+                primary,
+                other,
+                host=host,
+                model=model,
+                clock=request.installation.clock,
+                parallel_puts=_parallel_puts(request.installation, other),
+                progress=request.progress,
+                stop=request.stop,
+            )
+        except (TargetError, DamagedError) as error:
+            yield TargetResult(other.name, 0, 0, error.message)

@@ -1,0 +1,269 @@
+"""The pipeline that stores files: one reader, some workers, packs put behind them.
+
+The caller's thread reads and cuts; workers hash, encode and seal; the writer's threads put
+packs. Queues between them are bounded by the frames there are, so memory does not depend on the
+size of a model: `(workers + 2)` frames of a chunk's most bytes, and the writer's pack buffers.
+Entries come out in the order in which files went in.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from backupd.capture.reading import CaptureFile
+from backupd.codec.blob import HEADROOM
+from backupd.codec.chunking import Chunker
+from backupd.errors import BackupdError, StoppedError
+from backupd.repository.records import BlobKind
+from backupd.repository.tree import ChunkRef
+from backupd.repository.writer import PackStream, Writer
+
+# How much is read before the cut is looked for again: what lies behind a cut is read twice.
+_STEP = 512 * 1024
+# Small files go to a worker together, as a hand-over costs more than one of them does.
+_BATCH_BYTES = 1 << 20
+_BATCH_FILES = 128
+
+
+@dataclass(slots=True, eq=False)
+class StoredFile:
+    """A file on its way: its chunks appear as workers finish them."""
+
+    tag: object
+    chunks: list[ChunkRef | None] = field(default_factory=list)
+    waiting: int = 0
+    content_hash: bytes = b""
+    closed: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether everything of it is stored or on its way to be."""
+        return self.closed and not self.waiting
+
+    def refs(self) -> tuple[ChunkRef, ...]:
+        """The chunks of a file that is done."""
+        return tuple(ref for ref in self.chunks if ref is not None)
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A chunk in a frame: `frame[begin - HEADROOM : begin + size]` is the codec's frame."""
+
+    file: StoredFile
+    number: int
+    begin: int
+    size: int
+    whole: bool
+
+
+@dataclass(slots=True)
+class _Batch:
+    frame: memoryview
+    pieces: list[_Piece]
+
+
+class FileStore:
+    """Stores files through a writer. One thread calls it; `close` or `abandon` ends it."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        workers: int,
+        advance: Callable[[int, int], None],
+        stop: threading.Event,
+    ) -> None:
+        secrets = writer.repository.secrets
+        parameters = writer.repository.descriptor.chunking
+        self._chunker = Chunker(parameters, secrets.chunking_key)
+        self._whole_size = parameters.min_size
+        self._writer = writer
+        self._blob_id = secrets.blob_id
+        self._advance = advance
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._frames: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._frame_size = HEADROOM + parameters.max_size
+        self._frames_left = workers + 2
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._batch: _Batch | None = None
+        self._batch_end = 0
+        self._order: deque[StoredFile] = deque()
+        self.streams = [writer.stream() for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(stream,), name=f"store-{n}", daemon=True)
+            for n, stream in enumerate(self.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # -- the reader's side --------------------------------------------------------------------
+
+    def add(
+        self, file: CaptureFile, extents: tuple[tuple[int, int], ...], tag: object
+    ) -> StoredFile:
+        """Read a file's extents (empty: all of it) and hand its chunks to the workers.
+
+        The answer is not in the order yet: `accept` puts it there when the file held still.
+        """
+        stored = StoredFile(tag)
+        runs = extents or ((0, file.stat.st_size),)
+        if len(runs) == 1 and runs[0][1] <= self._whole_size:
+            self._add_small(file, runs[0], stored)
+        else:
+            hasher = blake3()
+            for offset, length in runs:
+                self._add_run(file, offset, length, stored, hasher)
+            stored.content_hash = hasher.digest()
+        with self._lock:
+            stored.closed = True
+        return stored
+
+    def accept(self, stored: StoredFile) -> None:
+        """Take a file's turn in the order of entries."""
+        self._order.append(stored)
+
+    def pass_through(self, tag: object) -> None:
+        """Take the turn of an entry that has no content to store."""
+        self._order.append(StoredFile(tag, closed=True))
+
+    def ready(self) -> Iterator[StoredFile]:
+        """The files at the front of the order that are done."""
+        while self._order and self._order[0].done:
+            yield self._order.popleft()
+
+    def _add_small(self, file: CaptureFile, run: tuple[int, int], stored: StoredFile) -> None:
+        offset, length = run
+        batch = self._batch
+        if batch is None or self._batch_end + HEADROOM + length > len(batch.frame):
+            self._send_batch()
+            batch = self._batch = _Batch(self._take_frame(), [])
+            self._batch_end = 0
+        begin = self._batch_end + HEADROOM
+        size = file.read_into(batch.frame[begin : begin + length], offset) if length else 0
+        if not size:
+            stored.content_hash = blake3().digest()
+            return
+        stored.chunks.append(None)
+        stored.waiting = 1
+        batch.pieces.append(_Piece(stored, 0, begin, size, whole=True))
+        self._batch_end = begin + size
+        if self._batch_end >= _BATCH_BYTES or len(batch.pieces) >= _BATCH_FILES:
+            self._send_batch()
+
+    def _send_batch(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            if batch.pieces:
+                self._batches.put(batch)
+            else:
+                self._frames.put(batch.frame)
+
+    def _add_run(
+        self, file: CaptureFile, offset: int, length: int, stored: StoredFile, hasher: blake3
+    ) -> None:
+        end = offset + length
+        while offset < end:
+            frame = self._take_frame()
+            room = min(len(frame) - HEADROOM, end - offset)
+            filled = size = 0
+            while not size:
+                step = min(_STEP if filled else max(_STEP, self._whole_size), room - filled)
+                at = HEADROOM + filled
+                got = file.read_into(frame[at : at + step], offset + filled)
+                seen, filled = filled, filled + got
+                last = got < step or offset + filled == end
+                size = self._chunker.find_cut(frame[HEADROOM : HEADROOM + filled], seen, final=last)
+                if got < step and not filled:
+                    break
+            if not size:
+                self._frames.put(frame)
+                return  # the file is shorter than it was; its stat will tell
+            hasher.update(frame[HEADROOM : HEADROOM + size])
+            with self._lock:
+                number = len(stored.chunks)
+                stored.chunks.append(None)
+                stored.waiting += 1
+            piece = _Piece(stored, number, HEADROOM, size, whole=False)
+            self._batches.put(_Batch(frame, [piece]))
+            offset += size
+
+    def _take_frame(self) -> memoryview:
+        if self._frames_left and self._frames.empty():
+            self._frames_left -= 1
+            return memoryview(bytearray(self._frame_size))
+        while True:
+            self._check()
+            try:
+                return self._frames.get(timeout=0.5)
+            except queue.Empty:
+                continue
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stop.is_set():
+            raise StoppedError("stopped; what was stored is kept, and the next snapshot resumes")
+        self._writer.raise_failure()
+
+    # -- the workers' side --------------------------------------------------------------------
+
+    def _work(self, stream: PackStream) -> None:
+        while (batch := self._batches.get()) is not None:
+            try:
+                if self._failure is None:
+                    for piece in batch.pieces:
+                        self._store(stream, batch.frame, piece)
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self._frames.put(batch.frame)
+
+    def _store(self, stream: PackStream, frame: memoryview, piece: _Piece) -> None:
+        begin, end = piece.begin, piece.begin + piece.size
+        chunk = frame[begin:end]
+        blob_id = self._blob_id(chunk)
+        file = piece.file
+        if piece.whole:
+            file.content_hash = blake3(chunk).digest()
+        if self._writer.claim(blob_id):
+            stream.store(blob_id, BlobKind.DATA, frame[begin - HEADROOM : end], piece.size)
+        with self._lock:
+            file.chunks[piece.number] = ChunkRef(blob_id, piece.size)
+            file.waiting -= 1
+        self._advance(piece.size, 0)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Wait until all chunks are sealed and all packs handed over. Raises what failed."""
+        self._send_batch()
+        self._end_workers()
+        if self._failure is not None:
+            raise self._failure
+        for stream in self.streams:
+            stream.close()
+
+    def abandon(self) -> None:
+        """End early; packs that have something in them are still handed over."""
+        self._batch = None
+        self._end_workers()
+        for stream in self.streams:
+            try:
+                stream.close()
+            except BackupdError:
+                continue  # the one who abandons has a failure to tell already
+
+    def _end_workers(self) -> None:
+        for _ in self._threads:
+            self._batches.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []

@@ -1,0 +1,221 @@
+"""Where a snapshot's entries go, in path order, on their way to tree blobs.
+
+Nothing is written, and no index loaded, before there is something new to store: of a model that
+did not change only the ids of its tree blobs are made, and they are those of the last snapshot.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backupd.capture.reading import CaptureFile
+from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
+from backupd.operations.progress import Progress
+from backupd.operations.tree_cache import TreeCache
+from backupd.repository.records import BlobKind
+from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.snapshots import SnapshotName, SnapshotRecord
+from backupd.repository.tree import FileType, TreeEntry
+from backupd.repository.tree_codec import INLINE_CHUNKS, TreeCutter, encode_chunk_list, encode_entry
+
+if TYPE_CHECKING:
+    # numpy comes with these; an unchanged model is told without it.
+    from backupd.operations.storing import FileStore, StoredFile
+    from backupd.repository.writer import PackStream, Writer
+
+
+class TreeSink:
+    """Takes entries and files in path order. One thread calls it."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        previous: Previous,
+        cache: TreeCache,
+        *,
+        clock: Callable[[], float],
+        workers: int,
+        parallel_puts: int,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self.changed = False
+        self.file_count = 0
+        self.folder_count = 0
+        self.size_bytes = 0
+        self._repository = repository
+        self._previous = previous
+        self._cache = cache
+        self._clock = clock
+        self._workers = workers
+        self._parallel_puts = parallel_puts
+        self._progress = progress
+        self._stop = stop
+        self._cutter = TreeCutter()
+        self._trees: list[bytes] = []
+        self._known = set(previous.snapshot.record.trees) if previous.snapshot else set()
+        self._writer: Writer | None = None
+        self._store: FileStore | None = None
+        self._stream: PackStream | None = None
+        self._finished = False
+
+    # -- entries ------------------------------------------------------------------------------
+
+    def keep(self, before: PreviousEntry) -> None:
+        """An entry that is what it was."""
+        if self._store is not None:
+            self._store.pass_through(before)
+            self._drain()
+        else:
+            self._emit(before)
+
+    def add(self, entry: TreeEntry) -> None:
+        """An entry without content."""
+        if self._store is not None:
+            self._store.pass_through(entry)
+            self._drain()
+        else:
+            self._emit(entry)
+
+    def read(self, file: CaptureFile, extents: tuple[tuple[int, int], ...]) -> StoredFile:
+        """Read a file's content into blobs; counts for nothing before `accept`."""
+        self._progress.grow(file.stat.st_size)
+        return self._file_store().add(file, extents, None)
+
+    def accept(self, stored: StoredFile, entry: TreeEntry, before: PreviousEntry | None) -> None:
+        """The file that was read held still: it becomes this entry with its chunks."""
+        stored.tag = (entry, before)
+        self._file_store().accept(stored)
+        self._drain()
+
+    def _drain(self) -> None:
+        assert self._store is not None
+        for stored in self._store.ready():
+            tag = stored.tag
+            if isinstance(tag, PreviousEntry | TreeEntry):
+                self._emit(tag)
+                continue
+            assert isinstance(tag, tuple)
+            entry, before = tag
+            self._emit(self._whole(entry, stored, before))
+
+    def _whole(
+        self, entry: TreeEntry, stored: StoredFile, before: PreviousEntry | None
+    ) -> TreeEntry:
+        refs = stored.refs()
+        chunk_list = b""
+        if len(refs) > INLINE_CHUNKS:
+            chunk_list = self._pack_stream().store_bytes(
+                BlobKind.CHUNK_LIST, encode_chunk_list(refs)
+            )
+            refs = ()
+        whole = replace(entry, chunks=refs, chunk_list=chunk_list, content_hash=stored.content_hash)
+        if before is None or not same_but_for_inode(before.entry, whole):
+            self.changed = True
+        return whole
+
+    def _emit(self, item: PreviousEntry | TreeEntry) -> None:
+        if isinstance(item, PreviousEntry):
+            entry, line = item.entry, item.line
+        else:
+            entry, line = item, encode_entry(item)
+        if entry.type is FileType.FILE:
+            self.file_count += 1
+            self.size_bytes += entry.metadata.size_bytes
+        elif entry.type is FileType.FOLDER:
+            self.folder_count += 1
+        blob = self._cutter.add(entry.path, line)
+        if blob is not None:
+            self._keep_tree(blob)
+
+    def _keep_tree(self, blob: bytes) -> None:
+        tree_id = self._repository.secrets.blob_id(blob)
+        if tree_id not in self._known:
+            self._pack_stream().store_bytes(BlobKind.TREE, blob)
+            self._cache.put(tree_id, blob)
+        self._trees.append(tree_id)
+
+    # -- the writer behind --------------------------------------------------------------------
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            from backupd.repository.writer import Writer
+
+            index = self._previous.index or self._repository.load_index(self._progress.note)
+            self._writer = Writer(
+                self._repository,
+                index,
+                clock=self._clock,
+                workers=self._workers + 1,
+                parallel_puts=self._parallel_puts,
+                note=self._progress.note,
+            )
+        return self._writer
+
+    def _pack_stream(self) -> PackStream:
+        if self._stream is None:
+            self._stream = self._open_writer().stream()
+        return self._stream
+
+    def _file_store(self) -> FileStore:
+        if self._store is None:
+            from backupd.operations.storing import FileStore
+
+            self._store = FileStore(
+                self._open_writer(),
+                workers=self._workers,
+                advance=self._progress.advance,
+                stop=self._stop,
+            )
+        return self._store
+
+    # -- the end ------------------------------------------------------------------------------
+
+    @property
+    def added_bytes(self) -> int:
+        """Plain bytes that were new to the target."""
+        streams = [*(self._store.streams if self._store else ())]
+        if self._stream is not None:
+            streams.append(self._stream)
+        return sum(stream.added_bytes for stream in streams)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the packs that were put."""
+        return self._writer.stored_bytes if self._writer else 0
+
+    def finish(self) -> tuple[bytes, ...]:
+        """Store what is left; the ids of the tree's blobs. Raises what failed."""
+        if self._store is not None:
+            self._store.close()
+            self._drain()
+        rest = self._cutter.rest()
+        if rest:
+            self._keep_tree(rest)
+        if self._stream is not None:
+            self._stream.close()
+        if self._writer is not None:
+            self._writer.finish()
+        self._finished = True
+        return tuple(self._trees)
+
+    def commit(self, record: SnapshotRecord, lowest_version: Callable[[], int]) -> StoredSnapshot:
+        """List the snapshot, after `finish`. Raises `StaleIndexError`."""
+        writer = self._open_writer()
+        writer.finish()
+        whole = writer.commit(record, lowest_version)
+        self._cache.keep_only(record.trees)
+        folder = self._repository.secrets.model_folder(whole.host, whole.model)
+        return self._repository.read_snapshot(SnapshotName(folder, whole.version))
+
+    def abandon(self) -> None:
+        """End without a snapshot; what was stored stays, indexed, for the next one."""
+        if self._finished:
+            return
+        if self._store is not None:
+            self._store.abandon()
+        if self._writer is not None:
+            self._writer.abandon()

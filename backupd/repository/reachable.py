@@ -1,0 +1,44 @@
+"""What a snapshot needs: every blob that a restore of it would read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backupd.repository.reader import BlobReader
+from backupd.repository.snapshots import SnapshotRecord
+from backupd.repository.tree import ChunkRef, TreeEntry
+from backupd.repository.tree_codec import decode_chunk_list, decode_tree
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A blob that is needed, and by which path; `path` is None for the tree itself."""
+
+    blob_id: bytes
+    path: bytes | None
+
+
+def chunks_of(reader: BlobReader, entry: TreeEntry) -> Iterator[ChunkRef]:
+    """A file's chunks in order. Raises `DamagedError` where their list cannot be read."""
+    if entry.chunk_list:
+        yield from decode_chunk_list(reader.read(entry.chunk_list))
+    else:
+        yield from entry.chunks
+
+
+def entries_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[TreeEntry]:
+    """A snapshot's entries in path order. Raises `DamagedError`."""
+    for tree in record.trees:
+        yield from decode_tree(reader.read(tree))
+
+
+def blobs_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[Needed]:
+    """Every blob of a snapshot, some more than once. Raises `DamagedError`."""
+    for tree in record.trees:
+        yield Needed(tree, None)
+        for entry in decode_tree(reader.read(tree)):
+            if entry.chunk_list:
+                yield Needed(entry.chunk_list, entry.path)
+            for ref in chunks_of(reader, entry):
+                yield Needed(ref.blob_id, entry.path)
