@@ -103,10 +103,10 @@ class FolderTree(Generic[FolderT]):
             return found
 
     def close(self) -> None:
-        """Let go of all folders but the root, whose descriptor goes with this object."""
+        """Let go of all folders; each closes when nobody uses it any more. Once only, and last."""
         with self._lock:
             self._cached.clear()
-            self._last = self.root
+            del self._last, self.root
 
     def _walk(self, path: bytes) -> FolderT:
         """Open `path` from its nearest ancestor that is open, keeping the last ones on the way."""

@@ -62,7 +62,15 @@ class Placement(enum.Enum):
 
 def checked_path(path: bytes) -> bytes:
     """`path` if it names a place below a root. Raises UnsafeEntryError."""
-    if not path:
+    # The plain case, in a few native searches: no name begins with a dot, is empty or too long.
+    if (
+        len(path) <= _NAME_BYTES
+        and b"/." not in path
+        and b"//" not in path
+        and b"\0" not in path
+        and not path.startswith((b".", b"/"))
+        and not path.endswith(b"/")
+    ):
         return path
     if b"\0" in path or path.startswith(b"/"):
         raise UnsafeEntryError(path, "the snapshot names a place outside of its root")

@@ -53,12 +53,13 @@ class RestoreFolders:
         self._counter = itertools.count()
         self._loosened: dict[bytes, int] = {}
         self.is_ours = False
+        self._tree: FolderTree[RestoreFolder] | None = None
         os.makedirs(root, exist_ok=True)
         # Lock first: opening the tree's root already removes what it takes for leftovers.
         self._lock_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _lock(self._lock_fd, root)
-            self.tree: FolderTree[RestoreFolder] = FolderTree(root, self._opened, keep=128)
+            self._tree = FolderTree(root, self._opened, keep=128)
             if self.tree.root.fresh:
                 self.is_ours = True
                 flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -67,10 +68,19 @@ class RestoreFolders:
             self.close()
             raise
 
+    @property
+    def tree(self) -> FolderTree[RestoreFolder]:
+        """The open folders."""
+        if self._tree is None:
+            raise RuntimeError("the restore root is not open")
+        return self._tree
+
     def close(self) -> None:
         """Let go of the folders and of the lock."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
+            if self._tree is not None:
+                self._tree.close()
             os.close(fd)
 
     def temporary(self) -> bytes:
