@@ -12,7 +12,6 @@ from pathlib import Path as FilePath
 
 from backupd.config.document import Document, Path
 from backupd.config.problems import Problem, problem_at
-from backupd.config.schema import check_name
 from backupd.config.settings import (
     LocalTarget,
     ModelSettings,
@@ -20,6 +19,7 @@ from backupd.config.settings import (
     S3Target,
     Settings,
 )
+from backupd.config.values import check_name
 from backupd.policy.nearest import nearest_names
 
 
@@ -75,9 +75,19 @@ def find_warnings(document: Document, settings: Settings) -> tuple[str, ...]:
         if name not in used_policies:
             warn(("policies", name), f"the policy {name!r} is used by no model")
     for name, model in settings.models.items():
-        if not model.path.exists():
-            warn(("models", name, "path"), f"{model.path} does not exist yet")
+        problem = _folder_problem(model.path)
+        if problem:
+            warn(("models", name, "path"), f"{model.path} {problem}")
     return tuple(found)
+
+
+def _folder_problem(path: FilePath) -> str:
+    try:
+        return "" if stat.S_ISDIR(path.stat().st_mode) else "is no folder"
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist yet"
+    except OSError as error:
+        return f"cannot be looked into ({error.strerror})"
 
 
 def _readable_by_others(file: FilePath) -> bool:
@@ -173,9 +183,8 @@ def _meeting_places(document: Document, settings: Settings) -> Iterator[Problem]
         for _, other_kind, other_name, other in places[:index]:
             if not (path.is_relative_to(other) or other.is_relative_to(path)):
                 continue
-            if kind == "state_dir" and (
-                path.is_relative_to(other) is False or (other_kind == "target" and path != other)
-            ):
+            # The state may hold a target or a model, and lie in none of them.
+            if kind == "state_dir" and not path.is_relative_to(other):
                 continue
             yield _meeting(document, where, (kind, name, path), (other_kind, other_name, other))
 

@@ -26,6 +26,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 # YAML 1.1 section 5.1: everything else below the space cannot stand in a stream.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_NEEDS_QUOTES = frozenset({"*", "@", "`", "%"})
+_AFTER_BRACE = re.compile(r"\}\s*[^\s,#}\]]")
 _TAB_INDENT = re.compile(r"[ ]*\t[ \t]*[^\s#]")
 
 
@@ -273,25 +275,31 @@ def _decode(data: bytes, file: str) -> str:
 
 def _syntax_error(file: str, text: str, error: yaml.YAMLError) -> ConfigError:
     """The parser's complaint in words, with the mend for what people really write."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or "it is not YAML"
+    context = getattr(error, "context", None) or ""
+    opened = getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None) or opened
     number = mark.line + 1 if mark is not None else 0
     rows = text.split("\n")
     row = rows[number - 1] if 0 < number <= len(rows) else ""
-    problem = getattr(error, "problem", None) or "it is not YAML"
-    value = row.partition(":")[2].strip()
+    key, _, value = (part.strip() for part in row.partition(":"))
+    at_end = number >= len(rows) or not "".join(rows[number:]).strip()
     if _TAB_INDENT.match(row):
         message, hint = "the line is indented with a tab", "indent with spaces"
-    elif value.startswith("*"):
-        message = "a value that begins with * is not in quotes"
-        hint = f"put it in quotes: {row.partition(':')[0].strip()}: {_quote(value)}"
-    elif value[:1] in {"@", "`", "%"}:
+    elif value[:1] in _NEEDS_QUOTES or (value.startswith("{") and _AFTER_BRACE.search(value)):
         message = f"a value that begins with {value[0]} is not in quotes"
-        hint = f"put it in quotes: {row.partition(':')[0].strip()}: {_quote(value)}"
+        hint = f"put it in quotes: {key}: {_quote(value)}"
     elif problem.startswith("mapping values are not allowed"):
         message = "a ': ' stands where no key can be"
         hint = "indent keys of one mapping alike, and put values that hold ': ' in quotes"
+    elif opened is not None and "quoted scalar" in context and at_end:
+        number = opened.line + 1
+        message, hint = "the quote that opens here is not closed", "close it"
+    elif opened is not None and "flow" in context:
+        number = opened.line + 1
+        message = "the bracket that opens here is not closed, or a comma is missing in it"
+        hint = "close it, and put a comma between its parts"
     else:
-        context = getattr(error, "context", None)
         message = f"this is not YAML: {problem}" + (f" ({context})" if context else "")
         hint = "look for a missing quote, bracket or colon here or on the line before"
     return ConfigError(message, file=file, line=number, hint=hint)

@@ -28,6 +28,7 @@ from backupd.config.settings import (
     TargetSettings,
     UpkeepSettings,
 )
+from backupd.config.values import check_name
 from backupd.errors import ConfigError
 from backupd.policy.retention import KeepBest, Rules
 
@@ -162,7 +163,7 @@ class _Maker:
         folder = self.environment.get("CREDENTIALS_DIRECTORY", "")
         if credential and folder.startswith("/"):
             copy = Path(folder, credential)
-            if copy.is_file():
+            if os.path.isfile(copy):
                 return copy
         return self.path(text, *where)
 
@@ -180,7 +181,7 @@ class _Maker:
     def host(self) -> str:
         name = os.uname().nodename
         try:
-            return schema.check_name(name)
+            return check_name(name)
         except ValueError:
             self.problem(
                 (),

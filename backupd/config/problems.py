@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ _TARGETS: Mapping[str, type[BaseModel]] = {
     "s3": schema.S3TargetSection,
 }
 
+# The user and password of an address, which must not reach a log.
+_USER_PART = re.compile(r"//[^/]*@")
 _SECRETS = frozenset(
     {
         "access_key", "access_key_id", "aws_access_key_id", "aws_secret_access_key", "passphrase",
@@ -82,9 +85,17 @@ def empty_values(document: Document) -> list[Problem]:
 
 def schema_problems(document: Document, error: ValidationError) -> list[Problem]:
     """What the schema refused, in the order in which it was met."""
-    found = []
-    for detail in error.errors(include_url=False):
+    found: list[Problem] = []
+    misspelt: set[Path] = set()
+    details = error.errors(include_url=False)
+    for detail in details:
         path = _document_path(document, detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            misspelt.add((*path[:-1], _meant(document, path)))
+    for detail in details:
+        path = _document_path(document, detail["loc"])
+        if detail["type"] == "missing" and path in misspelt:
+            continue
         message, hint = _say(document, path, detail)
         if detail["type"] == "missing":
             path = path[:-1]
@@ -186,13 +197,22 @@ def _say_unknown(document: Document, path: Path) -> tuple[str, str]:
     if key.lower() in _SECRETS:
         hint = _SECRET_HINTS.get(str(path[0]), _SECRET_HINTS["key"])
         return f"the secret {key!r} has no place in a configuration", hint
-    if key == "encryption" and len(path) == 1:
+    meant = _meant(document, path)
+    if meant and key == "encryption":
         return f"unknown key {key!r}", "write key: {encryption: none}"
+    if meant:
+        return f"unknown key {key!r}", f"did you mean {meant!r}?"
     known = list(section.model_fields) if section else []
-    near = nearest_names(key, known, count=1)
-    if near:
-        return f"unknown key {key!r}", f"did you mean {near[0]!r}?"
     return f"unknown key {key!r}", f"the keys here are {', '.join(known)}"
+
+
+def _meant(document: Document, path: Path) -> str:
+    """The key that an unknown one was meant to be; empty where nothing is like it."""
+    if path == ("encryption",):
+        return "key"
+    section = _section_at(document, path[:-1])
+    near = nearest_names(str(path[-1]), section.model_fields if section else (), count=1)
+    return near[0] if near else ""
 
 
 def _example(section: type[BaseModel] | None, key: str) -> str:
@@ -208,5 +228,5 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    text = str(value)
+    text = _USER_PART.sub("//***@", str(value))
     return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from backupd.config import schema
 from backupd.config.quantities import format_duration
+from backupd.config.values import Written
 
 _INTRODUCTION = """\
 # The configuration
@@ -110,7 +111,7 @@ def _default(field: FieldInfo) -> str:
 def _written(annotation: Any, metadata: list[Any]) -> str:
     """How a value of this type is written."""
     for mark in metadata:
-        if isinstance(mark, schema.Written):
+        if isinstance(mark, Written):
             return mark.how
     origin = get_origin(annotation)
     arguments = get_args(annotation)

@@ -1,189 +1,37 @@
 """The keys of a configuration: their types, defaults, and the words that describe them.
 
 The reference in `docs/configuration.md` and the JSON schema are made from what is said here.
-What one value alone can tell is refused here; what takes two values to see is `consistency`'s.
-A validator raises `ValueError("what is wrong; the mend")`, which `load` gives file and line.
+What one value alone can tell is refused here and in `values`; what takes two values to see is
+`consistency`'s.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backupd.config.values import (
+    Bucket,
+    Count,
+    CronText,
+    Duration,
+    Endpoint,
+    FullPath,
+    Name,
+    Naming,
+    Pattern,
+    Percent,
+    Policies,
+    Prefix,
+    Rate,
+    StorageClass,
+    Text,
+    TimeZone,
+    UpkeepCron,
 )
-
-from backupd.config.quantities import parse_duration, parse_percent, parse_rate
-from backupd.policy.cron import parse_cron
-from backupd.policy.naming import DEFAULT_NAMING, parse_template
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; other stores allow upper
-# case and underscores, and they have the last word.
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_STORAGE_CLASS = re.compile(r"[A-Z0-9_]{1,64}")
-
-
-def check_name(text: str) -> str:
-    """Return `text` when it can name a model, target, policy, project or host."""
-    if not _NAME.fullmatch(text):
-        raise ValueError(
-            "cannot be a name; use letters, digits, '.', '_' and '-', at most 64, and begin"
-            " with a letter or digit"
-        )
-    return text
-
-
-def _check_path(text: str) -> str:
-    if not text.startswith(("/", "~/")) and text != "~":
-        raise ValueError("is not a full path; write it from the root, beginning with / or ~/")
-    if ".." in text.split("/"):
-        raise ValueError("holds '..'; write the path that it leads to")
-    return text
-
-
-def _check_cron(text: str) -> str:
-    try:
-        parse_cron(text)
-    except ValueError as error:
-        raise ValueError(
-            f'{error}; write minute, hour, day of month, month and weekday, such as "*/15 * * * *"'
-        ) from None
-    return text
-
-
-def _check_upkeep_cron(text: str) -> str:
-    return "" if text == "never" else _check_cron(text)
-
-
-def _check_timezone(text: str) -> str:
-    # Imported here: most configurations name no zone.
-    from zoneinfo import ZoneInfo
-
-    try:
-        ZoneInfo(text)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(
-            "is no time zone that this machine knows; write one of the IANA names, such as"
-            " Europe/Berlin or UTC"
-        ) from None
-    return text
-
-
-def _check_pattern(text: str) -> str:
-    # gitignore(5) has no meaning for these, and pathspec refuses them.
-    if not text.strip() or text.strip() in {"!", "/", "!/"}:
-        raise ValueError("excludes nothing; write a pattern as in .gitignore, such as tmp-*")
-    return text
-
-
-def _check_naming(text: str) -> str:
-    parse_template(text)
-    return text
-
-
-def _check_bucket(text: str) -> str:
-    if not _BUCKET.fullmatch(text):
-        raise ValueError("cannot be a bucket; write its bare name, without s3:// and folders")
-    return text
-
-
-def _check_prefix(text: str) -> str:
-    bare = text.strip("/")
-    if "//" in bare or any(part in {".", ".."} for part in bare.split("/")):
-        raise ValueError("cannot be a prefix; write names joined by single /, such as boxes/box1")
-    if len(bare.encode()) > 512 or not bare.isprintable():
-        raise ValueError("cannot be a prefix; keep it printable and within 512 bytes")
-    return bare
-
-
-def _check_endpoint(text: str) -> str:
-    scheme, mark, rest = text.partition("://")
-    if scheme not in {"http", "https"} or not mark or not rest or rest.startswith("/"):
-        raise ValueError("is no address; write it with its scheme, such as https://s3.example.org")
-    if "@" in rest:
-        raise ValueError(
-            "holds a user or password; take it out, and name a profile or credentials_file"
-        )
-    return text.rstrip("/")
-
-
-def _check_storage_class(text: str) -> str:
-    if not _STORAGE_CLASS.fullmatch(text):
-        raise ValueError("is no storage class; write one of the store's, such as STANDARD_IA")
-    return text
-
-
-def _check_text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is blank; give it a value or take the line out")
-    return text
-
-
-def _read_duration(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    duration = parse_duration(value)
-    if not duration:
-        raise ValueError("is no time at all; write more than zero, or leave the key out")
-    return duration
-
-
-def _read_policies(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """How a value is written, in a word or two for the reference."""
-
-    how: str
-
-
-_TEXT: dict[str, Any] = {"type": "string"}
-
-Text = Annotated[str, AfterValidator(_check_text), Written("text")]
-Name = Annotated[str, AfterValidator(check_name), Written("name")]
-FullPath = Annotated[str, AfterValidator(_check_path), Written("full path")]
-CronText = Annotated[str, AfterValidator(_check_cron), Written("cron schedule")]
-UpkeepCron = Annotated[str, AfterValidator(_check_upkeep_cron), Written("cron schedule or `never`")]
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_read_duration),
-    WithJsonSchema({**_TEXT, "pattern": r"^(\d+(\.\d+)?[smhdwy])+$"}),
-    Written("duration"),
-]
-Rate = Annotated[
-    int,
-    BeforeValidator(lambda value: parse_rate(value) if isinstance(value, str) else value),
-    WithJsonSchema({**_TEXT, "pattern": r"^\d+(\.\d+)? *([KkMmGgTt]i?)?[Bb]?(/s)?$"}),
-    Written("bytes per second"),
-]
-Percent = Annotated[
-    float,
-    BeforeValidator(lambda value: parse_percent(value) if isinstance(value, str) else value),
-    WithJsonSchema({"type": ["string", "number"], "pattern": r"^\d+(\.\d+)?%?$"}),
-    Written("percentage"),
-]
-Count = Annotated[int, Field(ge=1, le=100_000)]
-Policies = Annotated[
-    list[Name],
-    BeforeValidator(_read_policies),
-    Field(min_length=1),
-    WithJsonSchema(
-        {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]},
-    ),
-    Written("policy or list of policies"),
-]
+from backupd.policy.naming import DEFAULT_NAMING
 
 
 class Section(BaseModel):
@@ -260,13 +108,9 @@ class S3TargetSection(Section):
     """A prefix of a bucket in an S3-compatible store."""
 
     type: Literal["s3"] = Field(description="A prefix of a bucket in an S3-compatible store.")
-    bucket: Annotated[str, AfterValidator(_check_bucket)] = Field(
-        description="The bucket; it must exist.", examples=["team-models"]
-    )
-    prefix: Annotated[str, AfterValidator(_check_prefix)] = Field(
-        "", description="The folder within the bucket.", examples=["box1"]
-    )
-    endpoint_url: Annotated[str, AfterValidator(_check_endpoint)] = Field(
+    bucket: Bucket = Field(description="The bucket; it must exist.", examples=["team-models"])
+    prefix: Prefix = Field("", description="The folder within the bucket.", examples=["box1"])
+    endpoint_url: Endpoint = Field(
         "",
         description="The store's address, where it is not Amazon's.",
         examples=["https://s3.example.org"],
@@ -283,7 +127,7 @@ class S3TargetSection(Section):
         " always looks.",
         examples=["/etc/backupd/s3-credentials"],
     )
-    storage_class: Annotated[str, AfterValidator(_check_storage_class)] = Field(
+    storage_class: StorageClass = Field(
         "",
         description="The storage class of packs; everything else is small and read often.",
         examples=["STANDARD_IA"],
@@ -400,13 +244,13 @@ class ModelSection(Section):
         " month, weekday. Nothing is stored where nothing changed.",
         examples=['"*/15 * * * *"'],
     )
-    timezone: Annotated[str, AfterValidator(_check_timezone), Written("time zone")] | None = Field(
+    timezone: TimeZone | None = Field(
         None,
         description="The time zone of the schedule, and of the days of the retention rules;"
         " without it the box's own.",
         examples=["Europe/Berlin"],
     )
-    exclude: list[Annotated[str, AfterValidator(_check_pattern), Written("pattern")]] = Field(
+    exclude: list[Pattern] = Field(
         [],
         description="What to leave out, in the patterns of `.gitignore`.",
         examples=['["tmp-*", "*.lock"]'],
@@ -484,7 +328,7 @@ class Configuration(Section):
     key: KeySection = Field(
         description="How the repositories are opened.", examples=["{file: /etc/backupd/key}"]
     )
-    naming: Annotated[str, AfterValidator(_check_naming)] = Field(
+    naming: Naming = Field(
         DEFAULT_NAMING,
         description="How snapshots are named for people. Words: `{model_name}` or `{model}`,"
         " `{version}`, `{project_name}`, `{host}`, `{date}`, `{YYYYMMDD}`.",

@@ -21,6 +21,10 @@ _WORDS = {
 }
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MEND = (
+    'write minute, hour, day of month, month and weekday, such as "*/15 * * * *", or a word'
+    " such as @daily"
+)
 _FIELDS = (
     ("minute", 0, 59, ()),
     ("hour", 0, 23, ()),
@@ -94,12 +98,15 @@ class Cron:
 
 
 def parse_cron(text: str) -> Cron:
-    """Read a cron expression; `ValueError` says which field is wrong, or that it never fires."""
+    """Read a cron expression.
+
+    Raises `ValueError("what is wrong; the mend")` where a field is wrong, or none ever fires.
+    """
     fields = _WORDS.get(text.strip().lower(), text).split()
     if len(fields) != len(_FIELDS):
         if text.strip().startswith("@"):
-            raise ValueError(f"is none of {', '.join(_WORDS)}")
-        raise ValueError(f"has {len(fields)} fields, and a cron schedule has 5")
+            raise ValueError(f"is no word of cron; write one of {', '.join(_WORDS)}")
+        raise ValueError(f"has {len(fields)} fields, and a cron schedule has 5; {_MEND}")
     minutes, hours, days, months, weekdays = (
         _parse_field(field, *definition) for field, definition in zip(fields, _FIELDS, strict=True)
     )
@@ -115,7 +122,9 @@ def parse_cron(text: str) -> Cron:
     )
     if not cron.either and not any(min(days) <= _LONGEST[month - 1] for month in months):
         names = " or ".join(_MONTHS[month - 1].capitalize() for month in sorted(months))
-        raise ValueError(f"never fires: there is no day {min(days)} in {names}")
+        raise ValueError(
+            f"never fires: there is no day {min(days)} in {names}; name a day that the month has"
+        )
     return cron
 
 
@@ -128,7 +137,9 @@ def _parse_field(
         step = 1
         if slash:
             if not (step_text.isascii() and step_text.isdigit() and 0 < int(step_text[:9]) < 1000):
-                raise ValueError(f"has the step {step_text!r} in its {name}, which is no number")
+                raise ValueError(
+                    f"has the step {step_text!r} in its {name}, which is none; {_MEND}"
+                )
             step = int(step_text)
         if span == "*":
             first, last = lowest, highest
@@ -141,7 +152,7 @@ def _parse_field(
             if last == 0 and dash and name == "weekday":
                 last = 7
             if last < first:
-                raise ValueError(f"has the {name} range {span!r}, which runs backwards")
+                raise ValueError(f"has the {name} range {span!r}, which runs backwards; {_MEND}")
         values.update(range(first, last + 1, step))
     return frozenset(values)
 
@@ -151,10 +162,12 @@ def _parse_value(text: str, name: str, lowest: int, highest: int, words: tuple[s
     if lowered in words:
         return words.index(lowered) + lowest
     if not (text.isascii() and text.isdigit()) or len(text) > 4:
-        raise ValueError(f"has the {name} {text!r}, which is none")
+        raise ValueError(f"has the {name} {text!r}, which is none; {_MEND}")
     value = int(text)
     if not lowest <= value <= highest:
-        raise ValueError(f"has the {name} {value}, which is not from {lowest} to {highest}")
+        raise ValueError(
+            f"has the {name} {value}, which is not from {lowest} to {highest}; {_MEND}"
+        )
     return value
 
 
