@@ -1,0 +1,142 @@
+"""Any bytes come back from planes and deltas, and no payload can make a reader misbehave."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backupd.codec.delta import DeltaEncoder
+from backupd.codec.plane_format import MAX_HEADER
+from backupd.codec.planes import PlaneDecoder, PlaneEncoder, payload_bound
+from backupd.errors import DamagedError
+
+ENCODER, DECODER = PlaneEncoder(), PlaneDecoder()
+DELTAS = DeltaEncoder(ENCODER)
+
+layouts = st.tuples(st.sampled_from([1, 2, 4, 8]), st.booleans(), st.integers(0, 7)).map(
+    lambda t: (t[0], t[1], t[2] % t[0])
+)
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> bytes:
+    """Bytes of every texture: noise, numbers near each other, runs, and joins of these."""
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        rng = np.random.default_rng(draw(st.integers(0, 1000)))
+        size = draw(st.integers(0, 3000))
+        kind = draw(st.sampled_from(["noise", "f2", "f4", "f8", "i8", "run"]))
+        if kind == "noise":
+            parts.append(rng.bytes(size))
+        elif kind == "run":
+            parts.append(bytes([draw(st.integers(0, 255))]) * size)
+        elif kind == "i8":
+            parts.append(rng.integers(-300, 300, size).astype("i8").tobytes())
+        else:
+            parts.append((rng.standard_normal(size) * 0.02).astype(kind).tobytes())
+    return b"".join(parts) + draw(st.binary(max_size=9))
+
+
+def decoded(payload: bytes, size: int, base: bytes | None = None) -> bytes:
+    out = bytearray(size)
+    DECODER.decode(payload, out, base=base)
+    return bytes(out)
+
+
+@given(chunks(), layouts)
+def test_a_chunk_comes_back_from_its_planes(chunk: bytes, layout: tuple[int, bool, int]) -> None:
+    width, rotate, phase = layout
+    out = bytearray(payload_bound(len(chunk)))
+    written = ENCODER.encode(chunk, width, rotate, out, phase=phase)
+    if written:
+        assert written < len(chunk)
+        assert decoded(bytes(out[:written]), len(chunk)) == chunk
+
+
+@given(chunks(), layouts, st.integers(0, 1000), st.integers(0, 7))
+def test_a_chunk_comes_back_from_its_difference(
+    base: bytes, layout: tuple[int, bool, int], seed: int, offset: int
+) -> None:
+    width, rotate, phase = layout
+    changed = np.frombuffer(base, np.uint8).copy()
+    rng = np.random.default_rng(seed)
+    where = rng.random(changed.size) < 0.1
+    changed[where] += rng.integers(0, 4, int(where.sum()), dtype=np.uint8)
+    frame = bytearray(offset) + changed.tobytes()  # at any address
+    chunk = memoryview(frame)[offset:]
+    out = bytearray(payload_bound(len(chunk)))
+    written = DELTAS.encode_delta(chunk, base, width, rotate, out, phase=phase)
+    if written:
+        back = bytearray(len(chunk))
+        DECODER.decode(out[:written], back, base=base)
+        assert back == chunk
+        plain = bytearray(payload_bound(len(chunk)))
+        alone = ENCODER.encode(chunk, width, rotate, plain, phase=phase) or len(chunk)
+        assert written <= alone + MAX_HEADER
+
+
+def sample_payload(delta: bool) -> tuple[bytes, bytes, bytes]:
+    rng = np.random.default_rng(1)
+    base = (rng.standard_normal(4000) * 0.02).astype("f4")
+    chunk = (base + rng.standard_normal(4000).astype("f4") * 1e-5).tobytes()
+    out = bytearray(payload_bound(len(chunk)))
+    if delta:
+        written = DELTAS.encode_delta(chunk, base.tobytes(), 4, True, out)
+    else:
+        written = ENCODER.encode(chunk, 4, True, out)
+    assert written
+    return bytes(out[:written]), chunk, base.tobytes()
+
+
+PLAIN_PAYLOAD, PLAIN_CHUNK, _ = sample_payload(delta=False)
+DELTA_PAYLOAD, DELTA_CHUNK, DELTA_BASE = sample_payload(delta=True)
+
+
+@settings(max_examples=500)
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6),
+    st.integers(0, 40),
+)
+def test_a_changed_payload_gives_bytes_or_says_it_is_damaged(
+    delta: bool, changes: list[tuple[int, int]], cut: int
+) -> None:
+    payload = bytearray(DELTA_PAYLOAD if delta else PLAIN_PAYLOAD)
+    for at, value in changes:
+        payload[at if at < 200 else len(payload) - at] = value
+    del payload[len(payload) - cut :]
+    out = bytearray(len(PLAIN_CHUNK))
+    try:
+        DECODER.decode(payload, out, base=DELTA_BASE if delta else None)
+    except DamagedError:
+        pass
+    # The next payload is not touched by what the last one left behind.
+    assert decoded(DELTA_PAYLOAD, len(DELTA_CHUNK), DELTA_BASE) == DELTA_CHUNK
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=300), st.integers(0, 5000))
+def test_arbitrary_bytes_are_damaged_or_decode(payload: bytes, size: int) -> None:
+    try:
+        DECODER.decode(payload, bytearray(size))
+    except DamagedError:
+        pass
+
+
+@given(st.binary(max_size=80), st.integers(0, 64))
+def test_a_hostile_frame_allocates_no_more_than_its_bound(tail: bytes, descriptor: int) -> None:
+    # One zstd plane whose frame header asks for whatever window and size the bytes say.
+    frame = bytes([descriptor, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]) + tail
+    payload = bytes([1, 0, 0, 1, 1, 0, 1]) + len(frame).to_bytes(4, "little") + frame
+    out = bytearray(1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedError):
+            DECODER.decode(payload, out)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
