@@ -143,6 +143,14 @@ class RestoreRoot:
         """What is where the entry belongs. Raises UnsafeEntryError and PlacementError."""
         return _classify(self._folders.tree, entry)
 
+    def open_existing(self, entry: TreeEntry) -> int:
+        """A descriptor to read what `classify` found the same. Raises PlacementError."""
+        path = checked_path(entry.path)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with placing(path):
+            folder = self._folders.tree.folder(parent_of(path))
+            return os.open(name_of(path), flags, dir_fd=folder.fd)
+
     def make_folder(self, entry: TreeEntry) -> None:
         """Create the folder, or take the one that is there. Raises PlacementError."""
         path = checked_path(entry.path)

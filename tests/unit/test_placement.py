@@ -235,6 +235,7 @@ def test_bytes_beyond_the_size_are_refused(place: Path) -> None:
                 file.pwrite(b"new", offset)
         with pytest.raises((DamagedError, PlacementError)):
             root.begin_file(entry(b"f", size=1 << 70, extents=((0, 1),)))
+        root.finish_folders()
     assert leftovers(place) == []
 
 
