@@ -13,8 +13,8 @@ from typing import TypeAlias
 ReadAt: TypeAlias = Callable[[int, int], bytes]
 """`read_at(offset, length)`: the bytes there, fewer only where the file ends."""
 
-READ_BUDGET_BYTES = 192 << 20
-"""What one look at one file may read; a zip of 250,000 members needs 130 MB of it."""
+READ_BUDGET_BYTES = 128 << 20
+"""What one look at one file may read; a zip of 100,000 arrays needs 70 MB of it."""
 
 _READ_AHEAD_BYTES = 256 << 10
 _U64 = struct.Struct("<Q")

@@ -51,11 +51,11 @@ _DTYPES = {
 # Quantifiers are possessive where two in a row could share the same characters.
 _VALUE = r"(?:'[^']*'|\([^()]*\)|\w++)"
 _PAIR = rf"'[^']*'\s*+:\s*+{_VALUE}\s*+(?:,\s*+)?+"
-_HEADER = re.compile(rf"\{{\s*+(?:{_PAIR})*+\}}\s*+")
-_ITEM = re.compile(rf"'([^']*)'\s*+:\s*+({_VALUE})")
-_DESCRIPTION = re.compile(r"'([<>|=]?)([a-zA-Z]\d{1,2})'")
-_SHAPE = re.compile(r"\(\s*+(?:\d{1,19}L?\s*+(?:,\s*+)?+)*+\)")
-_NUMBER = re.compile(r"\d+")
+_HEADER = re.compile(rf"\{{\s*+(?:{_PAIR})*+\}}\s*+", re.ASCII)
+_ITEM = re.compile(rf"'([^']*)'\s*+:\s*+({_VALUE})", re.ASCII)
+_DESCRIPTION = re.compile(r"'([<>|=]?)([a-zA-Z]\d{1,2})'", re.ASCII)
+_SHAPE = re.compile(r"\(\s*+(?:\d{1,19}L?\s*+(?:,\s*+)?+)*+\)", re.ASCII)
+_NUMBER = re.compile(r"\d+", re.ASCII)
 
 
 def parse_npy(file: BoundedFile, name: str) -> Layout:

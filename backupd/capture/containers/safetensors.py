@@ -28,6 +28,7 @@ MAX_HEADER_BYTES = 32 << 20
 """The format allows 100 MB; 250,000 tensors with names of 50 characters stay below this."""
 
 _MAX_ENTRY_CHARACTERS = 4096
+_METADATA = "__metadata__"
 
 _DTYPES = {
     "F64": "f64",
@@ -54,11 +55,12 @@ _DTYPES = {
     "BOOL": "bool",
 }
 
-# An entry as the library writes it; any other form takes the slow way through json.
-_ENTRY = re.compile(
-    r'\{"dtype":"(\w{1,16})","shape":\[([0-9,]{0,1300})\],"data_offsets":\[(\d{1,19}),(\d{1,19})\]\}'
+# A pair as the library writes it; any other form takes the slow way through json.
+_PAIR = re.compile(
+    rf'"([^"\\\x00-\x1f]{{1,{MAX_NAME_CHARACTERS}}}+)":'
+    r'\{"dtype":"(\w{1,16}+)","shape":\[((?:[0-9]{1,19},?){0,64}+)\],'
+    r'"data_offsets":\[([0-9]{1,19}),([0-9]{1,19})\]\}'
 )
-_NUMBERS = re.compile(r"(?:\d{1,19}(?:,\d{1,19})*)?")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ENDS = re.compile(r"[ \t\r\n]*\}[ \t\r\n]*")
 
@@ -109,18 +111,21 @@ def _entries(header: str) -> Iterator[tuple[str, str, tuple[int, ...], int, int]
         _expect_end(header, position)
         return
     while True:
-        name, position = _key(header, position)
-        if name == "__metadata__":
-            position = _skip_metadata(header, position)
+        pair = _PAIR.match(header, position)
+        if pair is not None and pair[1] != _METADATA and pair[3][-1:] != ",":
+            position = pair.end()
+            shape = tuple(map(int, pair[3].split(","))) if pair[3] else ()
+            yield pair[1], _DTYPES.get(pair[2], ""), shape, int(pair[4]), int(pair[5])
         else:
-            found = _ENTRY.match(header, position)
-            if found is not None and _NUMBERS.fullmatch(found[2]):
-                position = found.end()
-                shape = tuple(map(int, found[2].split(","))) if found[2] else ()
-                yield name, _DTYPES.get(found[1], ""), shape, int(found[3]), int(found[4])
+            name, position = _key(header, position)
+            if name == _METADATA:
+                position = _skip_metadata(header, position)
             else:
-                position, entry = _other_entry(header, position)
+                position, entry = _entry(header, position)
                 yield name, *entry
+        if header.startswith(',"', position):
+            position += 1
+            continue
         position = _skip_space(header, position)
         if header[position : position + 1] != ",":
             _expect_end(header, position)
@@ -169,8 +174,8 @@ def _skip_metadata(header: str, position: int) -> int:
         position = _skip_space(header, position + 1)
 
 
-def _other_entry(header: str, position: int) -> tuple[int, tuple[str, tuple[int, ...], int, int]]:
-    """Return the end and the values of an entry in any other form of JSON."""
+def _entry(header: str, position: int) -> tuple[int, tuple[str, tuple[int, ...], int, int]]:
+    """Return the end and the values of the entry at `position`, however it is spaced."""
     end = header.find("}", position, position + _MAX_ENTRY_CHARACTERS) + 1
     if not end:
         raise MalformedError("an entry that does not end")

@@ -17,8 +17,9 @@ from backupd.capture.containers.bounded import MalformedError
 from backupd.capture.containers.regions import MAX_DIMENSIONS, MAX_NAME_CHARACTERS, MAX_TENSORS
 
 MAX_PICKLE_BYTES = 32 << 20
-MAX_OPCODES = 2_000_000
-"""Some 70,000 tensors at torch's 30 opcodes each."""
+MAX_OPCODES = 1_500_000
+"""Some 48,000 tensors at torch's 31 opcodes each; what a hostile pickle makes of as many takes
+3 s and 250 MB."""
 
 _MAX_PATH_CHARACTERS = 32 << 20
 """Paths in all: a few bytes of pickle can put the same long key before many tensors."""
@@ -341,7 +342,9 @@ def _named_views(root: Any) -> Iterator[tuple[str, View]]:
         if value is walks:
             walks.pop()
             continue
-        if not isinstance(value, _WALKED) or isinstance(value, Global) or id(value) in seen:
+        if not isinstance(value, _WALKED) or isinstance(value, Global):
+            continue
+        if not value or id(value) in seen:
             continue
         if key is None:
             path = above

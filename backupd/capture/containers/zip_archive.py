@@ -13,8 +13,10 @@ from backupd.capture.containers.bounded import BoundedFile, MalformedError, Trun
 
 MAGIC = b"PK\x03\x04"
 
-MAX_MEMBERS = 300_000
-_MAX_DIRECTORY_BYTES = 48 << 20
+MAX_MEMBERS = 100_000
+"""Each stored one costs a read of its own: 2 s for as many arrays."""
+
+_MAX_DIRECTORY_BYTES = 24 << 20
 _LARGEST_COMMENT_BYTES = 0xFFFF
 
 _END = struct.Struct("<4s4H2LH")  # 4.3.16
