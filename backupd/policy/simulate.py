@@ -5,15 +5,17 @@ Pure: it plays schedule and forget forward over plain values; nothing is read an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import islice
 
 from backupd.policy.cron import Cron
 from backupd.policy.retention import Candidate, Decision, Rules, decide
 
-# One snapshot a minute for half a year; about two seconds of work.
-MAX_TICKS = 262_800
+# A snapshot every five minutes for a year; about two seconds of work.
+MAX_TICKS = 105_120
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +52,40 @@ def simulate(
     rules: Sequence[Rules],
     *,
     schedule: Cron,
-    forget: Cron,
+    forget: Cron | None,
     now: float,
     duration: timedelta,
     timezone: tzinfo = UTC,
 ) -> Simulation:
     """Play `duration` from `now` on: a snapshot at each tick of `schedule`, thinned by `forget`.
 
-    `candidates` are the snapshots of today. Both schedules are read in `timezone`. New
+    `candidates` are the snapshots of today. Both schedules are read in `timezone`; without
+    `forget` nothing is ever thinned. New
     snapshots carry neither labels nor metrics. Raises `ValueError("what is wrong; the mend")`
     where there are more ticks than `MAX_TICKS`.
     """
     end = now + duration.total_seconds()
     kept = sorted(candidates, key=lambda candidate: candidate.version)
     version = kept[-1].version if kept else 0
-    ticks = _ticks(schedule, now, end, timezone)
-    upcoming = next(ticks, None)
-    nothing: Mapping[str, str] = {}
+    ticks = deque(islice(_ticks(schedule, now, end, timezone), MAX_TICKS + 1))
+    if len(ticks) > MAX_TICKS:
+        raise ValueError(
+            f"the schedule {schedule.text!r} makes more than {MAX_TICKS} snapshots in that time;"
+            " ask for a shorter one"
+        )
     runs: list[SimulatedForget] = []
-    count = 0
     # A last run at the end, so that the answer is for the day that was asked for.
-    for moment in (*_bounded_runs(forget, now, end, timezone), end):
+    runs_of_forget = _bounded_runs(forget, now, end, timezone) if forget is not None else ()
+    for moment in (*runs_of_forget, end):
         taken = 0
-        while upcoming is not None and upcoming <= moment:
+        while ticks and ticks[0] <= moment:
             version += 1
             taken += 1
-            kept.append(Candidate(version, upcoming, nothing, {}))
-            upcoming = next(ticks, None)
-        count += taken
-        if count > MAX_TICKS:
-            raise ValueError(
-                f"the schedule {schedule.text!r} makes more than {MAX_TICKS} snapshots in that"
-                " time; ask for a shorter one"
-            )
-        decisions = decide(kept, rules, moment, timezone)
+            kept.append(Candidate(version, ticks.popleft(), {}, {}))
         before = len(kept)
-        kept = [decision.candidate for decision in decisions if decision.keep]
+        if forget is not None:
+            decisions = decide(kept, rules, moment, timezone)
+            kept = [decision.candidate for decision in decisions if decision.keep]
         runs.append(
             SimulatedForget(
                 time=moment,
