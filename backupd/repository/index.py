@@ -15,7 +15,7 @@ from backupd.codec.blob import ID_SIZE, MAX_CHUNK
 from backupd.codec.sealing import OVERHEAD
 from backupd.errors import DamagedError
 from backupd.repository.layout import MAX_PACK
-from backupd.repository.records import FLAG_BASE, RECORD, BlobRecord, table_size
+from backupd.repository.records import FLAG_BASE, RECORD, BlobRecord, table_bytes, table_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ class Index:
         self._avoided: set[bytes] = set()
         self._tables: list[tuple[int, bytes | memoryview]] = []
         self._fresh: dict[bytes, tuple[int, BlobRecord]] = {}
-        self._sorted: _Columns | None = None
+        self._sorted: Columns | None = None
 
     def __len__(self) -> int:
         """How many blobs there are, copies counted."""
@@ -154,15 +154,33 @@ class Index:
         """Whether `find` would find the blob."""
         return self.find(blob_id) is not None
 
-    def locations(self) -> Iterator[Location]:
-        """Every blob's every place, in the order of ids."""
+    def freeze(self) -> Columns:
+        """All blobs as sorted columns, which do not change any more."""
         with self._lock:
             self._merge(everything=True)
-            columns = self._sorted
-        if columns is not None:
-            for row in range(columns.count):
-                number, record = columns.record(row)
-                yield Location(self._packs[number], record)
+            if self._sorted is None:
+                self._sorted = Columns.merged(None, [(0, bytes(4))], [0])
+            return self._sorted
+
+    def tables(self) -> Iterator[PackTable]:
+        """Every pack with its table, as an index object holds it."""
+        columns = self.freeze()
+        for number, rows in columns.rows_by_pack(len(self._packs)):
+            records = [columns.record(row)[1] for row in rows]
+            table = table_bytes(
+                len(records),
+                b"".join(record.pack() for record in records),
+                b"".join(record.base_id for record in records),
+            )
+            yield PackTable(self._packs[number], self._pack_sizes[number], table)
+
+    def pack_of(self, number: int) -> bytes:
+        """The id of a pack by its number in the columns."""
+        return self._packs[number]
+
+    def number_of(self, pack_id: bytes) -> int:
+        """The number of a pack in the columns."""
+        return self._numbers[pack_id]
 
     def _merge(self, *, everything: bool = False) -> None:
         """Sort waiting tables in, and fresh records once they are many."""
@@ -179,11 +197,11 @@ class Index:
             )
             self._fresh.clear()
         if self._tables:
-            self._sorted = _Columns.merged(self._sorted, self._tables, self._pack_sizes)
+            self._sorted = Columns.merged(self._sorted, self._tables, self._pack_sizes)
             self._tables.clear()
 
 
-class _Columns:
+class Columns:
     """Blobs as columns, sorted by the first 8 bytes of their ids (big-endian)."""
 
     __slots__ = (
@@ -225,10 +243,10 @@ class _Columns:
     @classmethod
     def merged(
         cls,
-        old: _Columns | None,
+        old: Columns | None,
         tables: list[tuple[int, bytes | memoryview]],
         pack_sizes: list[int],
-    ) -> _Columns:
+    ) -> Columns:
         """Old columns and new tables, sorted together. Raises `DamagedError`."""
         import numpy as np
 
@@ -294,6 +312,17 @@ class _Columns:
             if self.rest[row].tobytes() == rest:
                 yield row
             row += 1
+
+    def rows_by_pack(self, packs: int) -> Iterator[tuple[int, list[int]]]:
+        """For each pack's number its rows by offset."""
+        import numpy as np
+
+        order = np.lexsort((self.offset, self.pack))
+        ends = np.cumsum(np.bincount(self.pack, minlength=packs))
+        begin = 0
+        for number, end in enumerate(ends.tolist()):
+            yield number, order[begin:end].tolist()
+            begin = end
 
     def record(self, row: int) -> tuple[int, BlobRecord]:
         """The pack's number and the record of a row."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from blake3 import blake3
@@ -251,30 +251,52 @@ def put_index(repository: Repository, packs: list[PackTable]) -> str:
 
 def copy_packs(repository: Repository, pack_ids: set[bytes]) -> None:
     """Store all blobs of the packs once more, in packs of other names, and index those."""
+
+    def blobs() -> Iterator[tuple[bytes, BlobRecord]]:
+        for pack_id in sorted(pack_ids):
+            name = pack_name(pack_id)
+            info = repository.target.stat(name)
+            if info is None:
+                raise StaleIndexError(
+                    f"{name} on {repository.name} was deleted while the snapshot relied on it",
+                    hint="take the snapshot again; what is stored already is not stored twice",
+                )
+            table = read_table(repository.target, pack_id, info.size_bytes, repository.sealer)
+            for record in parse_table(memoryview(table), info.size_bytes):
+                yield pack_id, record
+
+    try:
+        copy_blobs(repository, blobs())
+    except ObjectMissingError as error:
+        raise StaleIndexError(error.message) from None
+
+
+def copy_blobs(
+    repository: Repository,
+    blobs: Iterable[tuple[bytes, BlobRecord]],
+    *,
+    advance: Callable[[int], None] = lambda done_bytes: None,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> list[PackTable]:
+    """Copy sealed blobs, each given with its pack's id, to new packs, and index those.
+
+    `checkpoint` is called between packs and may raise. Raises `ObjectMissingError`.
+    """
     builder = PackBuilder(repository.sealer)
-    tables = []
-    for pack_id in sorted(pack_ids):
-        name = pack_name(pack_id)
-        info = repository.target.stat(name)
-        if info is None:
-            raise StaleIndexError(
-                f"{name} on {repository.name} was deleted while the snapshot relied on it",
-                hint="take the snapshot again; what is stored already is not stored twice",
-            )
-        try:
-            table = memoryview(
-                read_table(repository.target, pack_id, info.size_bytes, repository.sealer)
-            )
-            for record in parse_table(table, info.size_bytes):
-                if builder.full or not builder.has_room(record.sealed_size):
-                    tables.append(_put_now(repository, builder))
-                repository.target.read_into(name, record.offset, builder.space(record.sealed_size))
-                builder.add_copied(record)
-        except ObjectMissingError:
-            raise StaleIndexError(f"{name} on {repository.name} was deleted") from None
+    tables: list[PackTable] = []
+    for pack_id, record in blobs:
+        if builder.full or not builder.has_room(record.sealed_size):
+            tables.append(_put_now(repository, builder))
+            checkpoint()
+        space = builder.space(record.sealed_size)
+        repository.target.read_into(pack_name(pack_id), record.offset, space)
+        builder.add_copied(record)
+        advance(record.sealed_size)
     if builder.count:
         tables.append(_put_now(repository, builder))
-    put_index(repository, tables)
+    if tables:
+        put_index(repository, tables)
+    return tables
 
 
 def _put_now(repository: Repository, builder: PackBuilder) -> PackTable:

@@ -1,0 +1,215 @@
+"""Reclaiming the space of what no snapshot needs, in two phases and without a lock.
+
+Everything is done in an order in which being killed anywhere costs nothing: copies before
+marks, a new index before an old one goes, the index before the packs. docs/format.md has the
+argument.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from backupd.errors import DamagedError, StoppedError
+from backupd.operations.installation import Installation
+from backupd.operations.progress import NoProgress, Progress
+from backupd.operations.reports import PruneReport
+from backupd.repository.index import Index, PackTable
+from backupd.repository.layout import INDEX, PACKS, pack_id_of, pack_name
+from backupd.repository.prune_plan import PrunePlan, plan_prune
+from backupd.repository.reader import BlobFinder, BlobReader
+from backupd.repository.repository import Repository
+from backupd.repository.tombstones import Tombstone, encode_tombstone
+from backupd.repository.usage import PackUse, Usage
+from backupd.repository.writer import GRACE_SECONDS, copy_blobs, put_index
+
+# Packs of one index object; each has a record of some 50 bytes a blob.
+_PACKS_PER_INDEX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What is on the target, and who needs it."""
+
+    index: Index
+    usage: Usage
+    packs: list[PackUse]
+    modified: dict[bytes, float]
+    tombstones: list[Tombstone]
+    index_objects: list[str]
+
+
+def prune(
+    installation: Installation,
+    target: str,
+    *,
+    dry_run: bool = False,
+    grace_seconds: float = GRACE_SECONDS,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> PruneReport:
+    """Mark what is not needed, delete what has been marked for `grace_seconds`.
+
+    With `dry_run` the answer is what a run at this moment would do. Raises `DamagedError`
+    where a snapshot cannot be read, as then nobody knows what it needs, and `StoppedError`;
+    a run that was stopped or killed is finished by the next.
+    """
+    progress = progress or NoProgress()
+    stop = stop or threading.Event()
+    repository = installation.repository(target)
+    notes: list[str] = []
+    survey = _survey(repository, progress, stop, notes)
+    plan = plan_prune(
+        survey.packs,
+        survey.modified,
+        survey.tombstones,
+        index_objects=len(survey.index_objects),
+        now=installation.clock(),
+        grace_seconds=grace_seconds,
+    )
+    if not dry_run:
+        _carry_out(repository, survey, plan, installation.clock(), progress, stop)
+    return _report(target, survey, plan, dry_run, notes)
+
+
+def _survey(
+    repository: Repository, progress: Progress, stop: threading.Event, notes: list[str]
+) -> _Survey:
+    """Look at everything. The packs come before the snapshots, so that a pack that is new by
+    the end is not taken for one that nobody needs."""
+    progress.begin("look at packs")
+    modified = {}
+    for info in repository.target.list(PACKS):
+        pack_id = pack_id_of(info.name)
+        if pack_id is not None:
+            modified[pack_id] = info.modified
+    tombstones = repository.read_tombstones(notes.append)
+    index_objects = [info.name for info in repository.target.list(INDEX)]
+    index, damaged = repository.read_index_objects()
+    if damaged:
+        notes.append(f"{len(damaged)} index objects are damaged and are written anew")
+    # Packs that a crash left unnamed are found here, and are marked like any other.
+    repository.recover_index(index, notes.append)
+    usage = Usage(index, {pack for stone in tombstones for pack in stone.packs})
+    reader = BlobReader(BlobFinder(repository, index, notes.append))
+    listing = repository.list_snapshots()
+    if listing.damaged:
+        raise _refusal(repository, "; ".join(listing.damaged.values()))
+    progress.begin("look at snapshots")
+    for snapshot in listing.snapshots:
+        if stop.is_set():
+            raise StoppedError("stopped; nothing was deleted")
+        try:
+            usage.add_snapshot(reader, snapshot.record)
+        except DamagedError as error:
+            name = f"{snapshot.record.model}@v{snapshot.record.version}"
+            raise _refusal(repository, f"{name}: {error.message}") from None
+        progress.advance(0, 1)
+    if usage.missing:
+        notes.append(f"{len(usage.missing)} blobs that snapshots need are missing; run check")
+    return _Survey(index, usage, usage.packs(), modified, tombstones, index_objects)
+
+
+def _refusal(repository: Repository, why: str) -> DamagedError:
+    return DamagedError(
+        f"{repository.name} is not pruned, as it is not known what all snapshots need: {why}",
+        hint="run 'backupd check', then mend the damage or forget the snapshots it names",
+    )
+
+
+def _carry_out(
+    repository: Repository,
+    survey: _Survey,
+    plan: PrunePlan,
+    now: float,
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    def checkpoint() -> None:
+        if stop.is_set():
+            raise StoppedError(
+                "stopped; the next prune goes on, and nothing that is needed is gone"
+            )
+
+    checkpoint()
+    fresh: list[PackTable] = []
+    if plan.repack:
+        progress.begin(
+            "repack", sum(p.used_bytes for p in survey.packs if p.pack_id in plan.repack)
+        )
+        rows = survey.index.freeze()
+        locations = (rows.record(row) for row in survey.usage.used_rows(plan.repack))
+        fresh = copy_blobs(
+            repository,
+            ((survey.index.pack_of(number), record) for number, record in locations),
+            advance=progress.advance,
+            checkpoint=checkpoint,
+        )
+    marked = plan.mark | plan.repack
+    if marked:
+        name, stored = encode_tombstone(now, marked, repository.sealer)
+        repository.target.put(name, [stored])
+    checkpoint()
+    gone = plan.delete
+    if plan.rewrite_index:
+        _rewrite_index(repository, survey, fresh, gone)
+    progress.begin("delete")
+    for pack_id in sorted(gone):
+        checkpoint()
+        repository.target.delete(pack_name(pack_id))
+        progress.advance(0, 1)
+    _rewrite_tombstones(repository, survey.tombstones, gone | plan.unmark)
+
+
+def _rewrite_index(
+    repository: Repository, survey: _Survey, fresh: Iterable[PackTable], gone: frozenset[bytes]
+) -> None:
+    """Write the index of the packs that stay, then drop the index objects that were read."""
+    tables = [pack for pack in survey.index.tables() if pack.pack_id not in gone]
+    tables += fresh
+    written = {
+        put_index(repository, tables[at : at + _PACKS_PER_INDEX])
+        for at in range(0, len(tables), _PACKS_PER_INDEX)
+    }
+    for name in survey.index_objects:
+        if name not in written:
+            repository.target.delete(name)
+
+
+def _rewrite_tombstones(
+    repository: Repository, tombstones: Iterable[Tombstone], settled: frozenset[bytes]
+) -> None:
+    """Take packs out of the tombstones; what else one marks stays marked since then."""
+    for stone in tombstones:
+        rest = stone.packs - settled
+        if rest == stone.packs:
+            continue
+        if rest:
+            name, stored = encode_tombstone(stone.marked, rest, repository.sealer)
+            repository.target.put(name, [stored])
+        repository.target.delete(stone.name)
+
+
+def _report(
+    target: str, survey: _Survey, plan: PrunePlan, dry_run: bool, notes: list[str]
+) -> PruneReport:
+    sizes = {pack.pack_id: pack.size_bytes for pack in survey.packs}
+    used = {pack.pack_id: pack.used_bytes for pack in survey.packs}
+
+    def total(packs: Iterable[bytes]) -> int:
+        return sum(sizes[pack] for pack in packs)
+
+    return PruneReport(
+        target=target,
+        packs_total=len(survey.packs),
+        packs_marked=len(plan.mark | plan.repack),
+        packs_deleted=len(plan.delete),
+        packs_repacked=len(plan.repack),
+        marked_bytes=total(plan.mark | plan.repack),
+        deleted_bytes=total(plan.delete),
+        repacked_bytes=sum(used[pack] for pack in plan.repack),
+        unmarked=len(plan.unmark),
+        dry_run=dry_run,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,316 @@
+"""The pipeline that restores files: chunks are gathered in waves, packs are read in their order.
+
+A wave is bounded in chunks, so memory does not depend on a model's size: about half a kilobyte
+a chunk of the wave, and two buffers of some 8 MiB a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from blake3 import blake3
+
+from backupd.capture.folders import shown
+from backupd.codec.blob import Buffer
+from backupd.errors import (
+    BackupdError,
+    DamagedError,
+    StoppedError,
+    TargetUnreachableError,
+)
+from backupd.operations.placement import Placement, RestoreRoot
+from backupd.operations.placement_errors import PlacementError
+from backupd.operations.placement_file import PlacedFile
+from backupd.operations.progress import Progress
+from backupd.repository.reachable import chunks_of
+from backupd.repository.reader import BlobFinder, BlobReader, Span, spans
+from backupd.repository.tree import ChunkRef, TreeEntry
+
+_WAVE_CHUNKS = 8192
+_WAVE_OPEN_FILES = 256  # files of several chunks may all be open at once; descriptors are few
+_HASH_BYTES = 4 << 20
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    """A file on its way back. `waiting` counts chunks; `whole` says that all were given out.
+
+    `writers` counts the threads that are writing to it: only the last to leave a failed file
+    may close it, as its descriptor's number may be another file's a moment later.
+    """
+
+    entry: TreeEntry
+    placed: PlacedFile | None = None
+    waiting: int = 0
+    writers: int = 0
+    whole: bool = False
+    failed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def leave(self) -> None:
+        """One thread has written."""
+        with self.lock:
+            self.writers -= 1
+            self._close_if_failed()
+
+    def fail(self) -> None:
+        """Something of it cannot be given."""
+        with self.lock:
+            self.failed = True
+            self._close_if_failed()
+
+    def _close_if_failed(self) -> None:
+        if self.failed and not self.writers and self.placed is not None:
+            self.placed.abandon()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in which file a chunk belongs."""
+
+    file: _File
+    offset: int
+
+
+class FileRestorer:
+    """Restores files below a root; a context manager that ends its threads.
+
+    One thread calls `add`; leaving the context restores what is left. Paths that cannot be
+    given go into `failed`.
+    """
+
+    def __init__(
+        self,
+        finder: BlobFinder,
+        place: RestoreRoot,
+        *,
+        threads: int,
+        failed: dict[str, str],
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self.restored_files = 0
+        self.restored_bytes = 0
+        self.skipped_files = 0
+        self._finder = finder
+        self._place = place
+        self._failed = failed
+        self._progress = progress
+        self._stop = stop
+        self._wave: dict[bytes, list[_Place]] = {}
+        self._wave_chunks = 0
+        self._wave_files = 0
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._spans: queue.Queue[Span | None] = queue.Queue(maxsize=2 * threads)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"restore-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        self._hash_buffer = memoryview(bytearray(_HASH_BYTES))
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> FileRestorer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._run_wave()
+        finally:
+            for _ in self._threads:
+                self._spans.put(None)
+            for thread in self._threads:
+                thread.join()
+            self._abandon_wave()
+        if error is None:
+            self._raise_failure()
+
+    # -- the caller's side --------------------------------------------------------------------
+
+    def add(self, entry: TreeEntry, reader: BlobReader) -> None:
+        """Restore one file, now or with the wave. Raises `PlacementError`, `DamagedError`."""
+        if self._place.classify(entry) is Placement.SAME and self._is_right(entry):
+            self.skipped_files += 1
+            self._progress.advance(entry.metadata.size_bytes, 1)
+            return
+        file = _File(entry)
+        try:
+            for ref, offset in _places(entry, chunks_of(reader, entry)):
+                self._wave.setdefault(ref.blob_id, []).append(_Place(file, offset))
+                file.waiting += 1
+                self._wave_chunks += 1
+                if self._wave_chunks >= _WAVE_CHUNKS:
+                    self._run_wave()
+        except DamagedError as error:
+            self._fail(file, error)
+            return
+        file.whole = True
+        if not file.waiting and not file.failed:
+            self._finish(file)
+        elif file.waiting > 1:
+            self._wave_files += 1
+            if self._wave_files >= _WAVE_OPEN_FILES:
+                self._run_wave()
+
+    def _is_right(self, entry: TreeEntry) -> bool:
+        """Whether what is in the file's place has the content that the snapshot says."""
+        hasher = blake3()
+        descriptor = self._place.open_existing(entry)
+        try:
+            for start, length in entry.extents or ((0, entry.metadata.size_bytes),):
+                offset, end = start, start + length
+                while offset < end:
+                    wanted = self._hash_buffer[: min(_HASH_BYTES, end - offset)]
+                    got = os.preadv(descriptor, [wanted], offset)
+                    if not got:
+                        return False
+                    hasher.update(wanted[:got])
+                    offset += got
+        except OSError:
+            return False  # a file that cannot be read is not right, and is given anew
+        finally:
+            os.close(descriptor)
+        return hasher.digest() == entry.content_hash
+
+    def _run_wave(self) -> None:
+        """Read all chunks of the wave, pack by pack, and wait until they are written."""
+        wave = self._wave
+        locations = []
+        for blob_id, places in wave.items():
+            try:
+                locations.append(self._finder.find(blob_id))
+            except DamagedError as error:
+                self._give_up(places, error.message)
+        for span in spans(locations):
+            self._raise_failure()
+            if self._stop.is_set():
+                raise StoppedError("stopped; run the restore again to go on where it ended")
+            self._spans.put(span)
+        self._spans.join()
+        self._raise_failure()
+        self._wave = {}
+        self._wave_chunks = 0
+        self._wave_files = 0
+
+    def _abandon_wave(self) -> None:
+        for places in self._wave.values():
+            for place in places:
+                if place.file.placed is not None:
+                    place.file.placed.abandon()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # -- the workers' side --------------------------------------------------------------------
+
+    def _work(self) -> None:
+        reader = BlobReader(self._finder)
+        while True:
+            span = self._spans.get()
+            try:
+                if span is None:
+                    return
+                if self._failure is None and not self._stop.is_set():
+                    self._restore_span(reader, span)
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self._spans.task_done()
+
+    def _restore_span(self, reader: BlobReader, span: Span) -> None:
+        try:
+            sealed = reader.read_span(span)
+        except TargetUnreachableError:
+            raise
+        except BackupdError as error:
+            if len(span.records) == 1:
+                self._give_up(self._wave[span.records[0].blob_id], error.message)
+                return
+            # Some of a run may still be readable, as when a pack was cut short.
+            for record in span.records:
+                alone = Span(span.pack_id, record.offset, record.sealed_size, (record,))
+                self._restore_span(reader, alone)
+            return
+        for record in span.records:
+            places = self._wave[record.blob_id]
+            begin = record.offset - span.offset
+            try:
+                chunk = reader.open(record, sealed[begin : begin + record.sealed_size])
+            except DamagedError as error:
+                self._give_up(places, error.message)
+                continue
+            for place in places:
+                self._write(place, chunk)
+
+    def _write(self, place: _Place, chunk: Buffer) -> None:
+        file = place.file
+        try:
+            with file.lock:
+                if file.failed:
+                    return
+                if file.placed is None:
+                    file.placed = self._place.begin_file(file.entry)
+                file.writers += 1
+            try:
+                file.placed.pwrite(chunk, place.offset)
+            finally:
+                file.leave()
+            self._progress.advance(len(chunk))
+            with file.lock:
+                file.waiting -= 1
+                done = file.whole and not file.waiting and not file.failed
+            if done:
+                self._finish(file)
+        except BackupdError as error:
+            self._fail(file, error)
+
+    def _finish(self, file: _File) -> None:
+        if file.placed is None:
+            file.placed = self._place.begin_file(file.entry)
+        file.placed.finish()
+        with self._lock:
+            self.restored_files += 1
+            self.restored_bytes += file.entry.metadata.size_bytes
+
+    def _give_up(self, places: list[_Place], why: str) -> None:
+        for place in places:
+            self._fail(place.file, DamagedError(why))
+
+    def _fail(self, file: _File, error: BackupdError) -> None:
+        if isinstance(error, PlacementError) and error.fatal:
+            raise error
+        file.fail()
+        with self._lock:
+            why = error.reason if isinstance(error, PlacementError) else error.message
+            self._failed.setdefault(shown(file.entry.path), why)
+
+
+def _places(entry: TreeEntry, refs: Iterator[ChunkRef]) -> Iterator[tuple[ChunkRef, int]]:
+    """Where each chunk belongs. Raises `DamagedError` where they do not fill the extents."""
+    runs = iter(entry.extents or ((0, entry.metadata.size_bytes),))
+    offset = end = 0
+    for ref in refs:
+        while offset == end:
+            run = next(runs, None)
+            if run is None:
+                raise DamagedError("more bytes are stored than the file has")
+            offset, end = run[0], run[0] + run[1]
+        if offset + ref.size_bytes > end:
+            raise DamagedError("more bytes are stored than the file has")
+        yield ref, offset
+        offset += ref.size_bytes
+    if offset != end or any(length for _, length in runs):
+        raise DamagedError("fewer bytes are stored than the file has")
