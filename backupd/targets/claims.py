@@ -8,12 +8,14 @@ late it is not safe, and must not be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 
-from backupd.errors import TargetUnreachableError
+from backupd.errors import TargetError
 from backupd.targets.base import Buffer, Target
 
 _FOLDER = "claims"
-_ROUNDS = 60
+_ROUNDS = 40
+_LOOKS = 20
 _LONGEST_SECONDS = 1.0
 # Far longer than a put may take with its timeouts and tries, so its writer is gone.
 _STALE_SECONDS = 3600.0
@@ -35,9 +37,10 @@ def put_with_claim(
     whose claim came later sees both, so never are two past that point at once, and who comes
     after finds the object. Of those that see each other all but the first by name withdraw.
     A claim that outlived its writer is removed after an hour by the store's own clock; until
-    then `TargetUnreachableError` is raised. `token` gives a fresh lower-case word each time.
+    then `TargetError` is raised, as trying again at once does not help. `token` gives a fresh lower-case word each time.
     """
-    folder = f"{_FOLDER}/{name}/"
+    # A digest, as a name may already be as long and deep as names may be.
+    folder = f"{_FOLDER}/{blake2b(name.encode(), digest_size=16).hexdigest()}/"
     for round_ in range(_ROUNDS):
         if target.stat(name) is not None:
             return False
@@ -52,7 +55,7 @@ def put_with_claim(
         finally:
             target.delete(claim)
         sleep(jitter() * min(_LONGEST_SECONDS, 0.02 * 2.0 ** min(round_, 10)))
-    raise TargetUnreachableError(
+    raise TargetError(
         f"target {target.name!r}: {name} is claimed by a writer that does not finish",
         hint="where that writer is gone its claim is given up an hour after it began",
     )
@@ -66,7 +69,7 @@ def _alone(
     sleep: Callable[[float], object],
 ) -> bool:
     """Whether no claim but `claim` stands; waits for that while `claim` is the first of all."""
-    for _ in range(_ROUNDS):
+    for _ in range(_LOOKS):
         standing = list(target.list(folder))
         mine = next((info for info in standing if info.name == claim), None)
         if mine is None:

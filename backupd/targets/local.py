@@ -5,6 +5,7 @@ What only network mounts need lives in `nas`; nothing in here knows what an obje
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,10 @@ from backupd.targets.oserrors import absent_root, translate
 _Result = TypeVar("_Result")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Without O_NONBLOCK opening a FIFO that someone left there would wait for its writer.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# What open(2) answers where a name is absent, or is a link or a socket and so no object.
+_NO_OBJECT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _STALE_SECONDS = 86_400.0
 _LARGE_BYTES = 1 << 20
 # ext4 makes this folder in the root of every disk; only root may look into it.
@@ -188,13 +192,16 @@ class FolderTarget:
     def _open_object(self, name: str) -> int:
         root = self._open_root()
         try:
-            return os.open(name, _READ, dir_fd=root)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ObjectMissingError(
-                f"target {self._name!r}: there is no object {self._path(name)}"
-            ) from error
+            descriptor = os.open(name, _READ, dir_fd=root)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return descriptor
+            os.close(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_OBJECT:
+                raise
         finally:
             os.close(root)
+        raise ObjectMissingError(f"target {self._name!r}: there is no object {self._path(name)}")
 
     def _fill(self, descriptor: int, name: str, offset: int, view: memoryview) -> None:
         done = 0

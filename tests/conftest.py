@@ -1,0 +1,3 @@
+"""Fixtures that tests of every folder may use; each is made in its own file under `rigs`."""
+
+from tests.rigs.rgw import s3_server as s3_server

@@ -1,0 +1,146 @@
+"""The targets that the contract is held against: each kind, in each way it can work."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupd.config.settings import LocalTarget, NasTarget, S3Target
+from backupd.targets.bandwidth import TokenBucket
+from backupd.targets.base import Target
+from backupd.targets.counting import Traffic
+from backupd.targets.local import FolderTarget, create_folder
+from backupd.targets.memory import MemoryTarget
+from backupd.targets.open import open_target, prepare_target
+from backupd.targets.s3 import BucketTarget
+from tests.rigs.rgw import S3Server
+
+
+@contextmanager
+def mounted_tmpfs(folder: Path, options: str = "size=256m") -> Iterator[Path]:
+    """`folder` with a small tmpfs mounted on it for the length of the block."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+def s3_settings(server: S3Server, tmp_path: Path, bucket: str, **changes: Any) -> S3Target:
+    """Settings for `bucket` on the test server, with the keys in a file."""
+    values: dict[str, Any] = {
+        "prefix": "box1/models",
+        "endpoint_url": server.endpoint_url,
+        "credentials_file": server.write_credentials(tmp_path / "credentials"),
+        "path_style": True,
+        **changes,
+    }
+    return S3Target("s3", bucket, **values)
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_server: S3Server) -> str:
+    """One bucket for all tests; each takes a prefix of its own."""
+    return s3_server.create_bucket()
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.fixture(params=["memory", "local", "nas", "s3"])
+def target(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Target]:
+    """Each kind of target, empty and wrapped as the daemon has it."""
+    with made_target(request.param, request, tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(params=["memory", "local", "local-without-links", "nas", "s3", "s3-with-claims"])
+def creating_target(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Target]:
+    """As `target`, in every way that a kind has of creating an object only where it is absent."""
+    with made_target(request.param, request, tmp_path, monkeypatch) as made:
+        yield made
+
+
+@contextmanager
+def made_target(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Target]:
+    wrappers: dict[str, Any] = {
+        "upload": TokenBucket(1e12),
+        "traffic": Traffic(),
+        "stop": threading.Event(),
+    }
+    made: Target
+    if kind == "memory":
+        made = MemoryTarget()
+        yield made
+    elif kind.startswith("local"):
+        settings = LocalTarget("local", tmp_path / "disk" / "models")
+        prepare_target(settings)
+        if kind == "local-without-links":
+            monkeypatch.setattr(os, "link", _no_links)
+        made = open_target(settings, **wrappers)
+        yield made
+    elif kind == "nas":
+        with mounted_tmpfs(tmp_path / "nas") as mount:
+            share = NasTarget("nas", mount / "models")
+            prepare_target(share)
+            made = open_target(share, **wrappers)
+            yield made
+    else:
+        server: S3Server = request.getfixturevalue("s3_server")
+        bucket: str = request.getfixturevalue("bucket")
+        place = s3_settings(server, tmp_path, bucket, prefix=f"contract/{tmp_path.name}")
+        if kind == "s3-with-claims":
+            monkeypatch.setattr(BucketTarget, "_honours_conditions", lambda _: False)
+        made = open_target(place, **wrappers)
+        yield made
+    made.close()
+
+
+@pytest.fixture
+def folder_target(tmp_path: Path) -> Iterator[FolderTarget]:
+    """A folder target in `tmp_path / "disk"`."""
+    create_folder("disk", tmp_path / "disk")
+    made = FolderTarget("disk", tmp_path / "disk")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def at_once() -> Callable[[int, Callable[[int], Any]], list[Any]]:
+    """Run a function in many threads that all begin at the same moment; their results."""
+
+    def run(count: int, action: Callable[[int], Any]) -> list[Any]:
+        barrier = threading.Barrier(count)
+        results: list[Any] = [None] * count
+
+        def one(number: int) -> None:
+            barrier.wait()
+            try:
+                results[number] = action(number)
+            except Exception as error:
+                results[number] = error
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+    return run
