@@ -89,6 +89,15 @@ class Repository:
         self.target.put(layout.KEYS + key_id + ".json", [stored])
         return key_id
 
+    def opens_with(self, key_id: str, secret: str) -> bool:
+        """Whether a secret opens this key object."""
+        stored = self.target.get(layout.KEYS + key_id + ".json", layout.MAX_KEY)
+        try:
+            keys.unwrap(stored, key_id, secret)
+        except WrongKeyError:
+            return False
+        return True
+
     def remove_key(self, key_id: str) -> None:
         """Delete a key object. Raises `TargetError` when it is the last."""
         remaining = [other for other in self.key_ids() if other != key_id]

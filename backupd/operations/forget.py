@@ -1,0 +1,95 @@
+"""Dropping snapshots, by policy or by name. The space they leave is for prune to reclaim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import tzinfo
+
+from backupd.config.settings import ModelSettings
+from backupd.operations.catalog import info_of
+from backupd.operations.installation import Installation
+from backupd.operations.reports import ForgetItem, ForgetReport
+from backupd.operations.resolve import resolve
+from backupd.policy.retention import Candidate, decide
+from backupd.repository.repository import Repository, StoredSnapshot
+
+
+def forget_by_policy(
+    installation: Installation,
+    *,
+    models: Iterable[str] = (),
+    dry_run: bool = False,
+    now: float,
+) -> ForgetReport:
+    """Forget what the policies of the configured models (all when none is named) do not keep.
+
+    Each target is judged by its own policies; one without any keeps everything. The newest
+    snapshot is always kept. `now` is in seconds since the epoch. Raises `NotFoundError` for an
+    unknown model, `TargetError` when no target can be reached.
+    """
+    names = list(models) or list(installation.settings.models)
+    kept: list[ForgetItem] = []
+    forgotten: list[ForgetItem] = []
+    for name in names:
+        model = installation.model(name)
+        for repository in installation.repositories(model.targets):
+            for snapshot, reasons in judge(installation, repository, model, now):
+                item = ForgetItem(repository.name, info_of(snapshot, (repository.name,)), reasons)
+                (kept if reasons else forgotten).append(item)
+                if not reasons and not dry_run:
+                    repository.forget(snapshot.name)
+    return ForgetReport(tuple(kept), tuple(forgotten), dry_run)
+
+
+def judge(
+    installation: Installation, repository: Repository, model: ModelSettings, now: float
+) -> list[tuple[StoredSnapshot, tuple[str, ...]]]:
+    """This host's snapshots of a model on a target, each with the reasons to keep it."""
+    folder = repository.secrets.model_folder(installation.settings.host, model.name)
+    snapshots = repository.list_snapshots(folder).snapshots
+    policies = model.targets.get(repository.name, ())
+    if not policies:
+        return [(snapshot, ("no policy: everything is kept",)) for snapshot in snapshots]
+    decisions = decide(
+        [candidate_of(snapshot) for snapshot in snapshots],
+        [installation.settings.policies[name] for name in policies],
+        now,
+        zone_of(model),
+    )
+    reasons = {decision.candidate.version: decision.reasons for decision in decisions}
+    return [(snapshot, reasons[snapshot.record.version]) for snapshot in snapshots]
+
+
+def candidate_of(snapshot: StoredSnapshot) -> Candidate:
+    """What retention needs to know of a snapshot."""
+    record = snapshot.record
+    return Candidate(record.version, record.time, record.labels, record.metrics)
+
+
+def zone_of(model: ModelSettings) -> tzinfo:
+    """The zone in which the model's days and weeks begin: its own, else the box's."""
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    if model.timezone:
+        return ZoneInfo(model.timezone)
+    zone = datetime.now().astimezone().tzinfo
+    assert zone is not None
+    return zone
+
+
+def forget_snapshots(
+    installation: Installation, specs: Sequence[str], *, dry_run: bool = False
+) -> ForgetReport:
+    """Forget the named snapshots wherever they are listed, whatever the policies say.
+
+    All are found before the first is forgotten. Raises `NotFoundError` and `UsageError`.
+    """
+    snapshots = [resolve(installation, spec) for spec in specs]
+    forgotten = []
+    for snapshot in snapshots:
+        for target in snapshot.info.targets:
+            forgotten.append(ForgetItem(target, snapshot.info, ()))
+            if not dry_run:
+                installation.repository(target).forget(snapshot.stored.name)
+    return ForgetReport((), tuple(forgotten), dry_run)

@@ -1,0 +1,96 @@
+"""The keys of a configuration's repositories: listed, added, removed, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backupd.errors import DamagedError, NotFoundError, UsageError
+from backupd.operations.installation import Installation
+from backupd.repository import keys
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """One key object; `targets` names where it stands, `problem` is empty where it is whole."""
+
+    info: keys.KeyInfo
+    targets: tuple[str, ...]
+    problem: str = ""
+
+
+def list_keys(installation: Installation) -> list[ListedKey]:
+    """The keys of all targets that can be reached, merged."""
+    found: dict[str, ListedKey] = {}
+    for repository in installation.repositories():
+        for key_id in repository.key_ids():
+            try:
+                info, problem = repository.describe_key(key_id), ""
+            except DamagedError as error:
+                info, problem = keys.KeyInfo(key_id, "damaged", "", ""), error.message
+            before = found.get(key_id)
+            targets = (*before.targets, repository.name) if before else (repository.name,)
+            found[key_id] = ListedKey(info, targets, problem)
+    return list(found.values())
+
+
+def add_key(installation: Installation, secret: str, *, label: str) -> Mapping[str, str]:
+    """Let one more secret open every target; the new key's id by target.
+
+    Raises `UsageError` for an empty secret, `TargetError` when a target cannot be reached: a key
+    that opens only some targets would be found out on the worst of days.
+    """
+    if not secret:
+        raise UsageError("an empty passphrase protects nothing", hint="give one of some length")
+    created = datetime.fromtimestamp(installation.clock(), UTC).isoformat(timespec="seconds")
+    repositories = [installation.repository(name) for name in installation.settings.targets]
+    added = {}
+    for repository in repositories:
+        if not repository.descriptor.encrypted:
+            raise UsageError(f"{repository.name} is not encrypted and has no keys")
+        added[repository.name] = repository.add_key(secret, label=label, created=created)
+    return added
+
+
+def new_recovery_key(installation: Installation) -> str:
+    """A generated secret, for `add_key`."""
+    return keys.generate_secret(installation.random)
+
+
+def remove_key(installation: Installation, key_id: str) -> tuple[str, ...]:
+    """Remove a key by the beginning of its id, or its label; the targets it was removed from.
+
+    Raises `NotFoundError`, `UsageError` where several are meant or where it is the one in use,
+    and `TargetError` where it is the last.
+    """
+    listed = list_keys(installation)
+    meant = [k for k in listed if k.info.key_id.startswith(key_id) or k.info.label == key_id]
+    if not meant:
+        known = ", ".join(f"{k.info.key_id[:8]} ({k.info.label})" for k in listed)
+        raise NotFoundError(f"there is no key {key_id!r}", hint=f"there are: {known}")
+    # A secret that was added to several targets has a key object of its own on each.
+    if len({(key.info.label, key.info.created) for key in meant}) > 1:
+        raise UsageError(f"{key_id!r} means {len(meant)} keys", hint="give more of the id")
+    secret = installation.secret()
+    removed = []
+    for key in meant:
+        for target in key.targets:
+            repository = installation.repository(target)
+            if not key.problem and repository.opens_with(key.info.key_id, secret):
+                raise UsageError(
+                    f"key {key.info.key_id[:8]} is the one the configuration uses",
+                    hint="configure another key first, then remove this one",
+                )
+            repository.remove_key(key.info.key_id)
+            removed.append(target)
+    return tuple(removed)
+
+
+def export_key(installation: Installation) -> str:
+    """The secret that opens the repositories, to be kept away from the box.
+
+    Raises `WrongKeyError` when it opens none of them, so that nobody keeps a useless one.
+    """
+    installation.repositories()
+    return installation.secret()
