@@ -1,0 +1,308 @@
+"""`list`, `show` and `files`: what there is. Nothing is changed."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from backupd import errors
+from backupd.cli import completion, documents, output
+from backupd.cli.app import App
+from backupd.cli.command import command
+from backupd.cli.errors import error_document, explain
+from backupd.cli.formatting import (
+    Column,
+    count,
+    listing,
+    local_time,
+    pairs,
+    percent,
+    printable,
+    size,
+    span,
+    utc_time,
+)
+from backupd.cli.opening import known_name, opened
+from backupd.cli.parameters import (
+    mapping,
+    pair,
+    repository_option,
+    snapshot_argument,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from backupd.operations.catalog import Catalog
+    from backupd.operations.installation import Installation
+    from backupd.operations.reports import SnapshotInfo
+    from backupd.repository.tree import TreeEntry
+
+_COLUMNS = (
+    Column("SNAPSHOT"),
+    Column("DATE"),
+    Column("SIZE", right=True),
+    Column("ADDED", right=True, drop=1),
+    Column("STORED", right=True),
+    Column("LABELS", shrink=10, drop=3),
+    Column("TARGETS", shrink=8, drop=2),
+    Column(""),
+)
+
+
+@command(
+    "list",
+    exits=(
+        errors.EXIT_NOT_FOUND,
+        errors.EXIT_TARGET,
+        errors.EXIT_KEY,
+        errors.EXIT_DAMAGED,
+    ),
+    examples=(
+        ("backupd list", "every snapshot of every model, the newest last"),
+        ("backupd list llama-ft --label release", "those of one model that carry a label"),
+        ("backupd list --json | jq -r '.snapshots[-1].name'", "the newest one's name"),
+        (
+            "BACKUPD_KEY_FILE=/root/key backupd list --repository /mnt/nas/models",
+            "on a machine that has no configuration",
+        ),
+    ),
+)
+@click.argument("model", required=False, default="", shell_complete=completion.complete_models)
+@click.option("--host", metavar="HOST", default="", help="Only snapshots taken on this host.")
+@click.option(
+    "--label",
+    "labels",
+    metavar="KEY[=VALUE]",
+    type=pair,
+    multiple=True,
+    help="Only snapshots with this label; give it again for one more.",
+)
+@target_option("Only snapshots on this target; give it again for one more.", multiple=True)
+@repository_option
+@click.pass_obj
+def list_command(
+    app: App,
+    model: str,
+    host: str,
+    labels: Sequence[tuple[str, str]],
+    target: tuple[str, ...],
+    repository: str,
+) -> None:
+    """Show the snapshots that there are, the newest last.
+
+    SIZE is what a restore would write, ADDED the part of it that was new, and STORED what
+    the target took for that. A ! marks a snapshot that lacks files which never held still
+    while they were read; `backupd show` names them.
+    """
+    from backupd.operations.catalog import read_catalog
+
+    wanted = mapping(labels, "label")
+    with opened(app, repository) as installation:
+        catalog = read_catalog(installation, model=model, host=host, targets=target or None)
+        own_host = installation.settings.host
+        _refuse_unknown_model(installation, catalog, model)
+    found = [item.info for item in catalog.snapshots if _has_labels(item.info, wanted)]
+    output.document(
+        app,
+        {
+            "snapshots": [documents.snapshot(info) for info in found],
+            "unreachable": [
+                {"target": name, **error_document(explain(error))}
+                for name, error in catalog.unreachable.items()
+            ],
+            "damaged": [
+                {"object": name, "problem": problem} for name, problem in catalog.damaged.items()
+            ],
+        },
+    )
+    if found:
+        say_snapshots(app, found, own_host)
+    elif model or host or labels or target:
+        output.say(app, "no snapshot fits")
+    else:
+        output.say(app, "there is no snapshot yet; `backupd snapshot` takes one")
+    for error in catalog.unreachable.values():
+        output.warn(app, f"not looked at: {error}")
+    for name, problem in catalog.damaged.items():
+        output.warn(app, f"{name}: {printable(problem)}; see `backupd check`")
+
+
+def _refuse_unknown_model(installation: Installation, catalog: Catalog, model: str) -> None:
+    if not model or catalog.snapshots or model in installation.settings.models:
+        return
+    from backupd.operations.catalog import read_catalog
+
+    known = {item.info.model for item in read_catalog(installation).snapshots}
+    known_name(model, dict.fromkeys(known | set(installation.settings.models)), "model")
+
+
+def _has_labels(info: SnapshotInfo, wanted: Mapping[str, str]) -> bool:
+    return all(
+        key in info.labels and value in ("", info.labels[key]) for key, value in wanted.items()
+    )
+
+
+def say_snapshots(app: App, found: Sequence[SnapshotInfo], own_host: str) -> None:
+    """The table of snapshots and how many there are."""
+    output.table(app, _COLUMNS, [_row(info, own_host) for info in found])
+    models = len({(info.host, info.model) for info in found})
+    output.say(app, f"\n{count(len(found), 'snapshot')} of {count(models, 'model')}")
+
+
+def display_name(info: SnapshotInfo, own_host: str) -> str:
+    """`MODEL@vN`, with the host before it where it is another's."""
+    return info.name if info.host == own_host else f"{info.host}:{info.name}"
+
+
+def _row(info: SnapshotInfo, own_host: str) -> tuple[str, ...]:
+    return (
+        display_name(info, own_host),
+        local_time(info.time),
+        size(info.size_bytes),
+        size(info.added_bytes),
+        size(info.stored_bytes),
+        pairs(info.labels),
+        ",".join(info.targets),
+        "!" if info.incomplete else "",
+    )
+
+
+@command(
+    "show",
+    exits=(
+        errors.EXIT_NOT_FOUND,
+        errors.EXIT_TARGET,
+        errors.EXIT_KEY,
+        errors.EXIT_DAMAGED,
+    ),
+    examples=(
+        ("backupd show llama-ft@v12", "all that is known of version 12"),
+        ("backupd show llama-ft@best --json", "the best by the model's metric, for a script"),
+    ),
+)
+@snapshot_argument
+@target_option("Look on this target only.")
+@repository_option
+@click.pass_obj
+def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
+    """Show everything that is known of one snapshot.
+
+    `backupd help snapshots` tells how a SNAPSHOT is named.
+    """
+    from backupd.operations.resolve import resolve
+
+    with opened(app, repository) as installation:
+        info = resolve(installation, snapshot, target=target).info
+    output.document(app, {"snapshot": documents.snapshot(info)})
+    if not app.json:
+        output.facts(app, _facts(info))
+        _say_paths(app, "left out, as they never held still", info.incomplete)
+        _say_paths(app, "skipped, as they are no files", info.skipped)
+
+
+def _facts(info: SnapshotInfo) -> list[tuple[str, str]]:
+    return [
+        ("snapshot", info.name),
+        ("id", info.id),
+        ("host", info.host),
+        ("time", f"{local_time(info.time, precise=True)} ({utc_time(info.time)})"),
+        ("folder", printable(info.root)),
+        ("parent", f"{info.model}@v{info.parent}" if info.parent else "none, it is the first"),
+        ("labels", pairs(info.labels)),
+        ("metrics", pairs(info.metrics)),
+        ("files", f"{info.file_count:,}"),
+        ("size", f"{size(info.size_bytes)} ({info.size_bytes:,} bytes)"),
+        ("added", f"{size(info.added_bytes)}, new against the parent"),
+        ("stored", _stored(info)),
+        ("took", span(info.duration_seconds)),
+        ("targets", ", ".join(info.targets)),
+    ]
+
+
+def _stored(info: SnapshotInfo) -> str:
+    if not info.added_bytes:
+        return size(info.stored_bytes)
+    return f"{size(info.stored_bytes)}, {percent(info.stored_bytes, info.added_bytes)} of that"
+
+
+def _say_paths(app: App, title: str, paths: Sequence[str]) -> None:
+    if not paths:
+        return
+    limit = len(paths) if app.verbose else 20
+    output.result(app, f"\n{count(len(paths), 'path')} {title}:")
+    for path in paths[:limit]:
+        output.result(app, f"  {printable(path)}")
+    if len(paths) > limit:
+        output.result(app, f"  and {len(paths) - limit:,} more, which -v shows")
+
+
+@command(
+    "files",
+    exits=(
+        errors.EXIT_NOT_FOUND,
+        errors.EXIT_TARGET,
+        errors.EXIT_KEY,
+        errors.EXIT_DAMAGED,
+    ),
+    examples=(
+        ("backupd files llama-ft@latest", "every path of the newest snapshot"),
+        ("backupd files llama-ft@v12 '*.safetensors'", "those that a pattern names, anywhere"),
+        ("backupd files llama-ft@v12 'checkpoint-500/**'", "a folder with all that is in it"),
+    ),
+)
+@snapshot_argument
+@click.argument("patterns", metavar="[GLOB]...", nargs=-1)
+@target_option("Look on this target only.")
+@repository_option
+@click.pass_obj
+def files_command(
+    app: App, snapshot: str, patterns: tuple[str, ...], target: str, repository: str
+) -> None:
+    """Show the files of a snapshot: mode, size, time of change, path.
+
+    A GLOB is written as in .gitignore: `*.pt` fits at any depth, `/config.json` only at the
+    top. Quote it, so that the shell leaves it alone.
+    """
+    from backupd.operations.catalog import iterate_files
+    from backupd.operations.resolve import resolve
+
+    with opened(app, repository) as installation:
+        resolved = resolve(installation, snapshot, target=target)
+        entries = iterate_files(resolved, patterns)
+        if app.json:
+            head = {"snapshot": resolved.info.name, "id": resolved.info.id}
+            output.streamed_document(
+                app, head, "files", (documents.entry(entry) for entry in entries)
+            )
+            return
+        shown = 0
+        total_bytes = 0
+        for entry in entries:
+            click.echo(file_line(entry))
+            shown += 1
+            if entry.type.value == "f":
+                total_bytes += entry.metadata.size_bytes
+        if not shown and patterns:
+            raise errors.NotFoundError(
+                f"{resolved.info.name} holds no path that fits {listing(patterns)}",
+                hint=f"`backupd files {resolved.info.name}` shows them all",
+            )
+        output.say(app, f"\n{count(shown, 'path')}, {size(total_bytes)}")
+
+
+def file_line(entry: TreeEntry) -> str:
+    """`-rw-r--r--    1.23 MB  2026-11-23 20:15  path -> link`."""
+    kind = {"d": stat.S_IFDIR, "l": stat.S_IFLNK}.get(entry.type.value, stat.S_IFREG)
+    mode = stat.filemode(kind | stat.S_IMODE(entry.metadata.mode))
+    taken = size(entry.metadata.size_bytes) if entry.type.value == "f" else ""
+    path = printable(entry.path) or "."
+    if entry.type.value == "d" and entry.path:
+        path += "/"
+    if entry.type.value == "l":
+        path += f" -> {printable(entry.link)}"
+    if entry.type.value == "h":
+        path += f" = {printable(entry.link)}"
+    return f"{mode}  {taken:>8}  {local_time(entry.metadata.mtime_ns / 1e9)}  {path}"

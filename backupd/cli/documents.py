@@ -1,0 +1,190 @@
+"""The JSON form of every value that a command answers: the names here are a promise to scripts.
+
+Fields may be added; none is renamed or dropped. Sizes are bytes, durations seconds, times
+ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from backupd.cli.formatting import utc_time
+
+if TYPE_CHECKING:
+    from backupd.operations.reports import (
+        CheckReport,
+        Finding,
+        ForgetItem,
+        ForgetReport,
+        PlannedFile,
+        PruneReport,
+        RestoreReport,
+        SnapshotInfo,
+        SnapshotReport,
+        TargetResult,
+    )
+    from backupd.repository.tree import TreeEntry
+
+Document = dict[str, Any]
+
+FILE_TYPES = {"f": "file", "d": "folder", "l": "symlink", "h": "hardlink"}
+
+
+def snapshot(info: SnapshotInfo) -> Document:
+    """One snapshot, as `list` and `show` give it."""
+    return {
+        "name": info.name,
+        "id": info.id,
+        "host": info.host,
+        "model": info.model,
+        "version": info.version,
+        "time": utc_time(info.time),
+        "root": text(info.root),
+        "parent": info.parent or None,
+        "labels": dict(info.labels),
+        "metrics": dict(info.metrics),
+        "file_count": info.file_count,
+        "size_bytes": info.size_bytes,
+        "added_bytes": info.added_bytes,
+        "stored_bytes": info.stored_bytes,
+        "duration_seconds": info.duration_seconds,
+        "incomplete": [text(path) for path in info.incomplete],
+        "skipped": [text(path) for path in info.skipped],
+        "targets": list(info.targets),
+    }
+
+
+def target_result(result: TargetResult) -> Document:
+    """What became of one snapshot on one target."""
+    return {
+        "target": result.target,
+        "version": result.version,
+        "stored_bytes": result.stored_bytes,
+        "error": result.error or None,
+    }
+
+
+def snapshot_report(report: SnapshotReport) -> Document:
+    """The end of one model's snapshot."""
+    return {
+        "model": report.model,
+        "unchanged": report.unchanged,
+        "partial": report.partial,
+        "snapshot": snapshot(report.snapshot) if report.snapshot else None,
+        "targets": [target_result(result) for result in report.targets],
+        "notes": list(report.notes),
+        "error": None,
+    }
+
+
+def restore_report(report: RestoreReport) -> Document:
+    """The end of one restore."""
+    return {
+        "restored_files": report.restored_files,
+        "restored_bytes": report.restored_bytes,
+        "skipped_files": report.skipped_files,
+        "failed": [
+            {"path": text(path), "reason": reason} for path, reason in report.failed.items()
+        ],
+        "notes": list(report.notes),
+    }
+
+
+def planned_file(planned: PlannedFile) -> Document:
+    """One line of `restore --dry-run`."""
+    return {
+        "path": text(planned.path),
+        "action": planned.action,
+        "size_bytes": planned.size_bytes,
+    }
+
+
+def entry(item: TreeEntry) -> Document:
+    """One path of a snapshot; `path_base64` is there where the name is not UTF-8."""
+    path = item.path.decode("utf-8", "replace")
+    shown: Document = {
+        "path": path,
+        "type": FILE_TYPES[item.type.value],
+        "mode": f"{item.metadata.mode & 0o7777:04o}",
+        "uid": item.metadata.uid,
+        "gid": item.metadata.gid,
+        "user": item.metadata.user,
+        "group": item.metadata.group,
+        "size_bytes": item.metadata.size_bytes,
+        "mtime": utc_time(item.metadata.mtime_ns / 1e9),
+        "mtime_ns": item.metadata.mtime_ns,
+        "content_hash": item.content_hash.hex() or None,
+    }
+    if item.link:
+        shown["link"] = item.link.decode("utf-8", "replace")
+    if path.encode() != item.path:
+        shown["path_base64"] = base64.b64encode(item.path).decode("ascii")
+    return shown
+
+
+def finding(found: Finding) -> Document:
+    """One thing that check found."""
+    return {
+        "target": found.target,
+        "object": found.object_name,
+        "problem": found.problem,
+        "harmless": found.harmless,
+        "snapshots": list(found.snapshots),
+        "files": [text(path) for path in found.files],
+    }
+
+
+def check_report(report: CheckReport) -> Document:
+    """The end of one check of one target."""
+    return {
+        "target": report.target,
+        "clean": report.clean,
+        "snapshots": report.snapshots,
+        "packs": report.packs,
+        "blobs": report.blobs,
+        "read_bytes": report.read_bytes,
+        "findings": [finding(found) for found in report.findings],
+        "error": None,
+    }
+
+
+def forget_item(item: ForgetItem) -> Document:
+    """One snapshot on one target with the reasons that keep it."""
+    return {
+        "target": item.target,
+        "snapshot": snapshot(item.snapshot),
+        "reasons": list(item.reasons),
+    }
+
+
+def forget_report(report: ForgetReport) -> Document:
+    """What forget did, or would do."""
+    return {
+        "dry_run": report.dry_run,
+        "kept": [forget_item(item) for item in report.kept],
+        "forgotten": [forget_item(item) for item in report.forgotten],
+    }
+
+
+def prune_report(report: PruneReport) -> Document:
+    """What prune did on one target, or would do."""
+    return {
+        "target": report.target,
+        "dry_run": report.dry_run,
+        "packs_total": report.packs_total,
+        "packs_marked": report.packs_marked,
+        "packs_deleted": report.packs_deleted,
+        "packs_repacked": report.packs_repacked,
+        "marked_bytes": report.marked_bytes,
+        "deleted_bytes": report.deleted_bytes,
+        "repacked_bytes": report.repacked_bytes,
+        "unmarked": report.unmarked,
+        "notes": list(report.notes),
+        "error": None,
+    }
+
+
+def text(path: str) -> str:
+    """A path that JSON can carry: bytes that are not UTF-8 become U+FFFD."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,223 @@
+"""Sizes, times and names as a person reads them, and tables that fit the terminal.
+
+Pure functions from values to text. Units are decimal (1 GB is 10**9 bytes), as disks, stores
+and model hubs count; times are local, in the order of ISO 8601.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
+GAP = 2
+
+
+def size(count: float) -> str:
+    """Bytes with three digits: `0 B`, `999 B`, `1.23 kB`, `45.6 GB`."""
+    if abs(count) < 1000:
+        return f"{count:.0f} B"
+    value = float(count)
+    for unit in _UNITS:
+        value /= 1000
+        # 999.5 and above would round to four digits.
+        if abs(value) < 999.5 or unit == _UNITS[-1]:
+            break
+    if abs(value) < 9.995:
+        return f"{value:.2f} {unit}"
+    return f"{value:.1f} {unit}" if abs(value) < 99.95 else f"{value:.0f} {unit}"
+
+
+def percent(part: float, whole: float) -> str:
+    """`part` of `whole` in percent; `0 %` of nothing."""
+    return f"{100 * part / whole:.0f} %" if whole else "0 %"
+
+
+def local_time(seconds: float, *, precise: bool = False) -> str:
+    """`2026-11-23 20:15` in the local time zone; `precise` adds seconds and the zone."""
+    moment = datetime.fromtimestamp(seconds, tz=UTC).astimezone()
+    return moment.isoformat(sep=" ", timespec="seconds" if precise else "minutes")[
+        : None if precise else 16
+    ]
+
+
+def utc_time(seconds: float) -> str:
+    """`2026-11-23T20:15:00.250Z`, for machines."""
+    moment = datetime.fromtimestamp(seconds, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def span(seconds: float) -> str:
+    """How long something takes: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f} s"
+    whole = round(seconds)
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= length:
+            rest = whole % length // part
+            return (
+                f"{whole // length} {unit} {rest} {smaller}"
+                if rest
+                else f"{whole // length} {unit}"
+            )
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole} s"
+
+
+def ago(seconds: float) -> str:
+    """How long ago in one unit: `just now`, `5 min ago`, `3 h ago`, `12 d ago`."""
+    if seconds < 60:
+        return "just now"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "just now"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 file`, `12,345 files`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listing(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:limit])
+    return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
+
+
+def printable(text: str | bytes) -> str:
+    """A name that cannot harm the terminal: control characters and broken bytes as `\\xNN`."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, kept by surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def pairs(mapping: object) -> str:
+    """Labels or metrics on one line: `release=yes, best`."""
+    if not isinstance(mapping, dict) and not hasattr(mapping, "items"):
+        return ""
+    shown = []
+    for key, value in sorted(mapping.items()):
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        shown.append(f"{key}={text}" if text else str(key))
+    return printable(", ".join(shown))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. `shrink` is the narrowest it may be cut to (0: never cut); `drop` the order
+    in which it is left out when the terminal is too narrow even so (0: never). With `wrap` what
+    does not fit goes on in the next line instead of being cut."""
+
+    title: str
+    right: bool = False
+    shrink: int = 0
+    drop: int = 0
+    wrap: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The lines of a table, title first; columns without any content are left out.
+
+    With `width` 0 nothing is cut, for output that another program reads.
+    """
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    widths = {
+        i: max([text_width(columns[i].title)] + [text_width(row[i]) for row in rows]) for i in kept
+    }
+    while width and _total(widths) > width:
+        _shrink(columns, widths, width)
+        droppable = [i for i in widths if columns[i].drop]
+        if _total(widths) <= width or not droppable:
+            break
+        del widths[min(droppable, key=lambda i: columns[i].drop)]
+        widths = {
+            i: max([text_width(columns[i].title)] + [text_width(row[i]) for row in rows])
+            for i in widths
+        }
+    titles = {i: cut(columns[i].title, width) for i, width in widths.items()}
+    lines = [_line(columns, titles, widths)]
+    for row in rows:
+        lines += _lines(columns, row, widths)
+    return lines
+
+
+def _total(widths: dict[int, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+def _shrink(columns: Sequence[Column], widths: dict[int, int], width: int) -> None:
+    """Takes what is too much from the widest of the columns that may be cut."""
+    while (excess := _total(widths) - width) > 0:
+        able = [i for i in widths if columns[i].shrink and widths[i] > columns[i].shrink]
+        if not able:
+            return
+        widest = max(able, key=lambda i: widths[i])
+        rest = [widths[i] for i in able if i != widest]
+        step = widths[widest] - max(
+            [columns[widest].shrink, *(w for w in rest if w < widths[widest])]
+        )
+        widths[widest] -= max(1, min(excess, step))
+
+
+def _lines(columns: Sequence[Column], row: Sequence[str], widths: dict[int, int]) -> list[str]:
+    """One row, in as many lines as its wrapped cells need."""
+    cells = {
+        i: _wrapped(row[i], width) if columns[i].wrap else [cut(row[i], width)]
+        for i, width in widths.items()
+    }
+    depth = max(len(parts) for parts in cells.values())
+    return [
+        _line(
+            columns, {i: parts[n] if n < len(parts) else "" for i, parts in cells.items()}, widths
+        )
+        for n in range(depth)
+    ]
+
+
+def _line(columns: Sequence[Column], cells: Mapping[int, str], widths: dict[int, int]) -> str:
+    parts = []
+    for i, width in widths.items():
+        pad = " " * (width - text_width(cells[i]))
+        parts.append(pad + cells[i] if columns[i].right else cells[i] + pad)
+    return (" " * GAP).join(parts).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if text_width(text) <= width:
+        return [text]
+    import textwrap  # only a narrow terminal needs it
+
+    return [cut(line, width) for line in textwrap.wrap(text, width)]
+
+
+def text_width(text: str) -> int:
+    """Columns that a terminal takes for `text`."""
+    if text.isascii():
+        return len(text)
+    import unicodedata  # only names outside ASCII need it
+
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` columns, ending in `…` where something was cut."""
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
