@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import struct
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import example, given, settings
@@ -115,19 +118,14 @@ tables = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables, st.booleans(), st.booleans(), st.randoms())
 def test_every_safetensors_table_is_read_back(
     table: dict[str, tuple[tuple[str, int], list[int]]],
     compact: bool,
     ascii_only: bool,
-    random: object,
+    random: Random,
 ) -> None:
-    import json
-    import math
-    from random import Random
-
-    assert isinstance(random, Random)
     header: dict[str, object] = {}
     expected = {}
     end = 0

@@ -79,6 +79,7 @@ def structure(data: bytes, size: int) -> list[int]:
 
 
 @pytest.mark.torture
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", FILES)
 def test_no_damage_makes_a_parser_raise_hang_or_leave_the_file(name: str) -> None:

@@ -19,7 +19,7 @@ from backupd.capture.containers.regions import MAX_DIMENSIONS, MAX_NAME_CHARACTE
 MAX_PICKLE_BYTES = 32 << 20
 MAX_OPCODES = 1_500_000
 """Some 48,000 tensors at torch's 31 opcodes each; what a hostile pickle makes of as many takes
-3 s and 250 MB."""
+3 s and 130 MB."""
 
 _MAX_PATH_CHARACTERS = 32 << 20
 """Paths in all: a few bytes of pickle can put the same long key before many tensors."""
@@ -28,6 +28,10 @@ _MAX_WORD_CHARACTERS = 64
 """Keys of storages and names of types; a longer one, compared often, would cost minutes."""
 
 _MARK = object()
+
+# What genops and the handlers raise for bytes that are no such pickle. A Warning is among them
+# since genops warns of odd escapes, which `python -W error` turns into an exception.
+_UNEXPECTED = (LookupError, ValueError, TypeError, OverflowError, struct.error, Warning)
 
 
 class Global(NamedTuple):
@@ -108,7 +112,7 @@ class _Machine:
                     raise MalformedError("more opcodes than are followed")
                 handlers[opcode.name](self, argument)
             return self.stack.pop()
-        except (LookupError, ValueError, TypeError, OverflowError, struct.error) as error:
+        except _UNEXPECTED as error:
             raise MalformedError("a pickle that torch does not write") from error
 
     def push(self, argument: Any) -> None:
