@@ -6,71 +6,43 @@ that it is stored plain itself, is the caller's affair. `PlaneDecoder` reads bot
 
 from __future__ import annotations
 
-from backupd.codec.plane_format import WIDTHS
-from backupd.codec.plane_kernels import Words
-from backupd.codec.planes import (
-    MIN_ELEMENTS,
-    WORTH,
-    Buffer,
-    PlaneEncoder,
-    as_bytes,
-    elements,
-)
+from backupd.codec.plane_kernels import Buffer, as_bytes
+from backupd.codec.plane_source import Source
+from backupd.codec.planes import MIN_ELEMENTS, WORTH, PlaneEncoder
 
-# A base must be read again at every restore, so a difference that saves less stays plain.
+# A restore must read the base as well, so a difference that saves less is stored plain.
 WORTH_A_BASE = 0.98
 # Up to here both ways are encoded in full and the smaller is kept: nothing is left to a sample.
 _TRY_BOTH_BYTES = 64 << 10
 
 
-class DeltaEncoder:
-    """Encodes chunks against bases. It shares the buffers of its thread's `PlaneEncoder`."""
+def encode_delta(
+    planes: PlaneEncoder,
+    chunk: Buffer,
+    base: Buffer,
+    width: int,
+    rotate: bool,
+    out: Buffer,
+    *,
+    phase: int = 0,
+) -> int:
+    """Encode `chunk` as its difference from `base` into `out`; the payload's length.
 
-    def __init__(self, planes: PlaneEncoder) -> None:
-        self._planes = planes
-
-    def encode_delta(
-        self,
-        chunk: Buffer,
-        base: Buffer,
-        width: int,
-        rotate: bool,
-        out: Buffer,
-        *,
-        phase: int = 0,
-    ) -> int:
-        """Encode `chunk` as its difference from `base` into `out`; the payload's length.
-
-        0 says that the chunk alone takes no more room, judged by a sample; encode it plain
-        then. The arguments are those of `PlaneEncoder.encode`; `base` has the size of `chunk`.
-        """
-        data, origin = as_bytes(chunk), as_bytes(base)
-        if data.size != origin.size:
-            raise ValueError("a chunk and its base differ in length")
-        if width not in WIDTHS or not 0 <= phase < width:
-            raise ValueError(f"no planes of width {width} at phase {phase}")
-        body = elements(data, width, phase)
-        origin = elements(origin, width, phase)
-        count = body.size // width
-        if count < MIN_ELEMENTS:
-            return 0
-        blocks = self._planes.blocks
-
-        def plain(begin: int, end: int) -> Words:
-            words = blocks.words(body[begin * width : end * width], width, 0)
-            return blocks.rotated(words, 1) if rotate else words
-
-        def difference(begin: int, end: int) -> Words:
-            words = blocks.words(body[begin * width : end * width], width, 0)
-            other = blocks.words(origin[begin * width : end * width], width, 2)
-            return blocks.difference(words, other, 1)
-
-        alone = self._planes.plan(plain, count, width, repeats=not rotate)
-        plan = self._planes.plan(difference, count, width, repeats=not rotate)
-        least = min(alone.estimate, WORTH)
-        if plan.estimate >= least * WORTH_A_BASE:
-            return 0
-        written = self._planes.write(
-            difference, data, width, phase, plan, out, rotate=False, delta=True
-        )
-        return written if written < data.size * WORTH else 0
+    0 says that the chunk alone takes no more room; encode it plain then. The arguments are
+    those of `PlaneEncoder.encode`; `base` has the size of `chunk`. Chunks of up to 64 KiB are
+    tried both ways, larger ones by a sample.
+    """
+    data = as_bytes(chunk)
+    difference = Source(planes.blocks, data, width, rotate, phase, as_bytes(base))
+    if difference.count < MIN_ELEMENTS:
+        return 0
+    alone = Source(planes.blocks, data, width, rotate, phase)
+    plan, plain_plan = planes.plan(difference), planes.plan(alone)
+    if plan.estimate >= min(plain_plan.estimate, WORTH) * WORTH_A_BASE:
+        return 0
+    if data.size <= _TRY_BOTH_BYTES:
+        plain_size = planes.write(alone, plain_plan, out) or data.size
+    else:
+        plain_size = data.size
+    written = planes.write(difference, plan, out)
+    return written if written < plain_size * WORTH_A_BASE else 0

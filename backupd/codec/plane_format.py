@@ -19,6 +19,7 @@ _HEADER = struct.Struct("<BBBB")  # width, flags, head bytes, number of groups
 _GROUP = struct.Struct("<BBBI")  # method, first plane, planes, stored length
 _FLAG_ROTATE = 1
 _FLAG_DELTA = 2
+_FLAG_ORDERED = 4
 
 MAX_HEADER = _HEADER.size + max(WIDTHS) * _GROUP.size
 
@@ -50,18 +51,21 @@ class Table:
     """Everything that a reader must know before it reads the body of a payload.
 
     `head_bytes` precede the first element and are kept as they are, as is the rest that is too
-    short for an element.
+    short for an element. `ordered` says that the zstd planes lie in the order of the base's
+    exponents (`plane_order`), which only a delta can have.
     """
 
     width: int
     rotate: bool
     delta: bool
+    ordered: bool
     head_bytes: int
     groups: tuple[Group, ...]
 
     def pack(self) -> bytes:
         """The bytes of the header and its table."""
-        flags = (_FLAG_ROTATE if self.rotate else 0) | (_FLAG_DELTA if self.delta else 0)
+        flags = self.rotate * _FLAG_ROTATE | self.delta * _FLAG_DELTA
+        flags |= self.ordered * _FLAG_ORDERED
         parts = [_HEADER.pack(self.width, flags, self.head_bytes, len(self.groups))]
         parts += [_GROUP.pack(g.method, g.first, g.planes, g.stored_bytes) for g in self.groups]
         return b"".join(parts)
@@ -81,8 +85,12 @@ def parse_table(payload: memoryview, plain_bytes: int) -> tuple[Table, int]:
     if len(payload) < _HEADER.size:
         raise DamagedError("a plane-coded chunk is shorter than its header")
     width, flags, head_bytes, number = _HEADER.unpack_from(payload)
-    if width not in WIDTHS or flags & ~(_FLAG_ROTATE | _FLAG_DELTA):
+    if width not in WIDTHS or flags > _FLAG_ROTATE | _FLAG_DELTA | _FLAG_ORDERED:
         raise DamagedError(f"a plane-coded chunk has width {width} and flags {flags:#x}")
+    rotate, delta = bool(flags & _FLAG_ROTATE), bool(flags & _FLAG_DELTA)
+    ordered = bool(flags & _FLAG_ORDERED)
+    if ordered and not delta:
+        raise DamagedError("a plane-coded chunk is in the order of a base that it does not have")
     if head_bytes >= width or head_bytes > plain_bytes or not 0 < number <= width:
         raise DamagedError("a plane-coded chunk has a header that contradicts itself")
     begin = table_size(number)
@@ -98,8 +106,7 @@ def parse_table(payload: memoryview, plain_bytes: int) -> tuple[Table, int]:
         raise DamagedError("a plane-coded chunk does not hold each of its planes once")
     if begin + head_bytes + tail_bytes + sum(g.stored_bytes for g in groups) != len(payload):
         raise DamagedError("a plane-coded chunk is not as long as its table says")
-    rotate, delta = bool(flags & _FLAG_ROTATE), bool(flags & _FLAG_DELTA)
-    return Table(width, rotate, delta, head_bytes, groups), begin
+    return Table(width, rotate, delta, ordered, head_bytes, groups), begin
 
 
 def _parse_group(entry: tuple[int, ...], width: int, count: int) -> Group:

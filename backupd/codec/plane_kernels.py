@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes: TypeAlias = NDArray[np.uint8]
+Buffer: TypeAlias = bytes | bytearray | memoryview | Bytes
 Words: TypeAlias = NDArray[Any]  # unsigned integers of a chunk's width
 
 BLOCK_BYTES = 128 << 10  # four blocks (elements, base, two scratch) fit in 1 MiB of L2
@@ -21,9 +22,14 @@ _TYPES: dict[int, np.dtype[Any]] = {n: np.dtype(f"<u{n}") for n in (1, 2, 4, 8)}
 _BIAS = {width: int.from_bytes(b"\x80" * width, "little") for width in _TYPES}
 
 
-def word_type(width: int) -> np.dtype[Any]:
-    """The unsigned little-endian integer of `width` bytes."""
-    return _TYPES[width]
+def as_bytes(buffer: Buffer) -> Bytes:
+    """`buffer` as an array of its bytes, without a copy."""
+    return np.frombuffer(buffer, np.uint8)
+
+
+def elements(data: Bytes, width: int, phase: int) -> Bytes:
+    """The bytes of `data` that are whole elements."""
+    return data[phase : phase + (data.size - phase) // width * width]
 
 
 class Blocks:
@@ -42,8 +48,8 @@ class Blocks:
 
         numpy works on unaligned words through small casts of its own, at a fifth of the speed.
         """
-        if data.ctypes.data % width == 0:
-            words: Words = data.view(_TYPES[width])
+        words: Words = data.view(_TYPES[width])
+        if words.flags.aligned:
             return words
         copy = self.scratch(index, width, data.size // width)
         np.copyto(copy.view(np.uint8), data)
@@ -95,15 +101,23 @@ class Blocks:
         A cast to a narrower unsigned type keeps the low bytes, and is four times as fast in
         numpy as a copy with a stride.
         """
-        narrow = _TYPES[planes]
-        aligned = out.ctypes.data % planes == 0
-        target = out.view(narrow) if aligned else self.scratch(3, planes, words.size)
+        target: Words = out.view(_TYPES[planes])
+        aligned = target.flags.aligned
+        if not aligned:
+            target = self.scratch(3, planes, words.size)
         if first:
             np.right_shift(words, 8 * first, out=target, casting="unsafe")
         else:
             np.copyto(target, words, casting="unsafe")
         if not aligned:
             np.copyto(out, target.view(np.uint8))
+
+    def take_exponents(self, words: Words, out: Bytes) -> None:
+        """The highest eight bits of each word but the sign into `out`, its exponent first."""
+        if words.itemsize == 1:
+            np.left_shift(words, 1, out=out)
+        else:
+            np.right_shift(words, 8 * words.itemsize - 9, out=out, casting="unsafe")
 
     def put_planes(self, words: Words, first: int, planes: int, data: Bytes) -> None:
         """The inverse of `take_planes`: set those bytes of each word; uses scratch 3."""

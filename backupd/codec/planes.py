@@ -1,31 +1,22 @@
 """A chunk of numbers as byte planes, each stored raw, as one constant or as a zstd frame.
 
-Encoder and decoder work from buffer to kept buffer; they know no disk, no clock and no tensor
-names. Which layout suits bytes of unknown content is decided in `plane_probe`.
+The encoder works from buffer to kept buffer; it knows no disk, no clock and no tensor names.
+Which layout suits bytes of unknown content is decided in `plane_probe`; when a base pays, in
+`delta`; the way back is `plane_decoder`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import zstandard
 
-from backupd.codec.plane_format import (
-    MAX_HEADER,
-    WIDTHS,
-    Group,
-    Method,
-    Table,
-    parse_table,
-    table_size,
-)
-from backupd.codec.plane_kernels import BLOCK_BYTES, Blocks, Bytes, Words
-from backupd.errors import DamagedError
-
-Buffer: TypeAlias = bytes | bytearray | memoryview | Bytes
+from backupd.codec.plane_format import MAX_HEADER, Group, Method, Table, table_size
+from backupd.codec.plane_kernels import BLOCK_BYTES, Blocks, Buffer, Bytes, as_bytes
+from backupd.codec.plane_order import RANKS, PlaneOrder
+from backupd.codec.plane_source import Source
 
 WORTH = 0.97  # a plane that shrinks less than this does not pay for its decoding
 MIN_ELEMENTS = 64  # below this the table of planes takes what the planes give
@@ -33,7 +24,9 @@ MIN_ELEMENTS = 64  # below this the table of planes takes what the planes give
 _SAMPLE_PIECES = 8
 _SAMPLE_ELEMENTS = 8 << 10
 _WINDOW_LOG = 17  # a window of one zstd block: planes of numbers hold no distant matches
-_MAX_WINDOW = 1 << 23  # bounds what a hostile frame can make a reader allocate
+_WORTH_A_SEARCH = 0.97  # a search for matches takes three times as long as Huffman coding alone
+_WORTH_AN_ORDER = 0.985  # what an order by two halves of a sample must promise
+_MIN_ORDERED = 32 << 10  # elements; below, the Huffman tables of eight slices take the gain
 
 
 def payload_bound(plain_bytes: int) -> int:
@@ -43,18 +36,17 @@ def payload_bound(plain_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PlanePlan:
-    """What a sample of a chunk promises for one way to split it.
+    """What a sample of a source promises.
 
     `methods` has one entry a plane, lowest first; `estimate` is the share of the plain size
-    that the payload is expected to take.
+    that the payload is expected to take; `matches` asks for a search for repeats, `ordered` for
+    the order of the base's exponents.
     """
 
     methods: tuple[Method, ...]
     estimate: float
     matches: bool
-
-
-Transform: TypeAlias = Callable[[int, int], Words]
+    ordered: bool
 
 
 class PlaneEncoder:
@@ -66,7 +58,8 @@ class PlaneEncoder:
 
     def __init__(self) -> None:
         self.blocks = Blocks()
-        self._planes: list[Bytes] = []
+        self._order = PlaneOrder()
+        self._kept: list[Bytes] = []
         # Measured on exponent planes: these parameters leave little but Huffman coding, at 2.5
         # times the speed of level 1 and 0.326 in place of 0.359 of the plane's size.
         self._numbers = _compressor(
@@ -84,246 +77,143 @@ class PlaneEncoder:
         numbers, `phase` how many bytes come before the first whole element. `out` needs
         `payload_bound(len(chunk))` bytes. After 0 its contents are undefined.
         """
-        data = as_bytes(chunk)
-        if width not in WIDTHS or not 0 <= phase < width:
-            raise ValueError(f"no planes of width {width} at phase {phase}")
-        body = elements(data, width, phase)
-        count = body.size // width
-        if count < MIN_ELEMENTS:
+        source = Source(self.blocks, as_bytes(chunk), width, rotate, phase)
+        if source.count < MIN_ELEMENTS:
             return 0
+        plan = self.plan(source)
+        return self.write(source, plan, out) if plan.estimate < WORTH else 0
 
-        def transform(begin: int, end: int) -> Words:
-            words = self.blocks.words(body[begin * width : end * width], width, 0)
-            return self.blocks.rotated(words, 1) if rotate else words
-
-        plan = self.plan(transform, count, width, repeats=not rotate)
-        if plan.estimate >= WORTH:
-            return 0
-        written = self.write(transform, data, width, phase, plan, out, rotate=rotate)
-        return written if written < data.size * WORTH else 0
-
-    def plan(self, transform: Transform, count: int, width: int, *, repeats: bool) -> PlanePlan:
-        """Sample `count` transformed elements and choose a method for each plane.
-
-        With `repeats`, planes are also tried with a compressor that looks for matches.
-        """
-        pieces = _sample_ranges(count)
+    def plan(self, source: Source) -> PlanePlan:
+        """Sample `source` and choose a method for each plane."""
+        pieces = _sample_ranges(source.count)
         size = sum(end - begin for begin, end in pieces)
-        planes = self._plane_buffers(width, size)
+        *planes, keys = self._buffers(source.width + 1, size)
         at = 0
         for begin, end in pieces:
-            words = transform(begin, end)
-            for plane in range(width):
-                self.blocks.take_planes(words, plane, 1, planes[plane][at : at + end - begin])
-            at += end - begin
+            place = slice(at, at + end - begin)
+            words = source.words(begin, end)
+            for number, plane in enumerate(planes):
+                self.blocks.take_planes(words, number, 1, plane[place])
+            if source.delta and source.numbers:
+                source.exponents(begin, end, keys[place])
+            at = place.stop
         sizes = [len(self._numbers.compress(plane.data)) for plane in planes]
         matches = False
-        if repeats:
-            with_matches = [len(self._repeats.compress(plane.data)) for plane in planes]
-            # A search for matches is three times as slow, so it must give something.
-            matches = sum(with_matches) < 0.97 * sum(sizes)
-            sizes = with_matches if matches else sizes
+        if not source.numbers:
+            searched = [len(self._repeats.compress(plane.data)) for plane in planes]
+            matches = sum(searched) < _WORTH_A_SEARCH * sum(sizes)
+            sizes = searched if matches else sizes
         methods = tuple(Method.ZSTD if s < size * WORTH else Method.RAW for s in sizes)
-        estimate = sum(min(s, size) for s in sizes) / (size * width)
-        return PlanePlan(methods, estimate, matches)
+        coded = [number for number, method in enumerate(methods) if method != Method.RAW]
+        ordered = False
+        if coded and source.delta and source.numbers and source.count >= _MIN_ORDERED:
+            widest = max(coded, key=lambda number: sizes[number])
+            ordered = self._order_pays(keys, planes[widest], sizes[widest])
+        estimate = sum(min(s, size) for s in sizes) / (size * source.width)
+        return PlanePlan(methods, estimate, matches, ordered)
 
-    def write(
-        self,
-        transform: Transform,
-        data: Bytes,
-        width: int,
-        phase: int,
-        plan: PlanePlan,
-        out: Buffer,
-        *,
-        rotate: bool,
-        delta: bool = False,
-    ) -> int:
-        """Split all elements of `data` as `plan` says into `out`; the payload's length."""
-        target = as_bytes(out)
-        count = (data.size - phase) // width
-        raw = raw_groups(plan.methods, count)
-        coded = [plane for plane in range(width) if plan.methods[plane] != Method.RAW]
-        buffers = self._plane_buffers(width, count)
+    def _order_pays(self, keys: Bytes, plane: Bytes, size: int) -> bool:
+        high = keys > np.partition(keys, keys.size // 2)[keys.size // 2]
+        halves = (plane[high], plane[~high])
+        return sum(len(self._numbers.compress(h.data)) for h in halves) < size * _WORTH_AN_ORDER
+
+    def write(self, source: Source, plan: PlanePlan, out: Buffer) -> int:
+        """Split `source` as `plan` says into `out`; the payload's length.
+
+        0 where it did not come out smaller than the chunk by `WORTH`.
+        """
+        target, count = as_bytes(out), source.count
+        raw = _raw_groups(plan.methods, count)
+        coded = [n for n, method in enumerate(plan.methods) if method != Method.RAW]
+        *planes, keys = self._buffers(len(coded) + 1, count if coded else 0)
         begin = table_size(len(raw) + len(coded))
-        at = _put_ends(target, begin, data, width, phase)
+        at = _put_ends(target, begin, source)
         places = []
         for group in raw:
             places.append(target[at : at + group.stored_bytes])
             at += group.stored_bytes
-        step = BLOCK_BYTES // width
+        step = BLOCK_BYTES // source.width
         for low in range(0, count, step):
             high = min(low + step, count)
-            words = transform(low, high)
+            words = source.words(low, high)
             for group, place in zip(raw, places, strict=True):
                 part = place[low * group.planes : high * group.planes]
                 self.blocks.take_planes(words, group.first, group.planes, part)
-            for plane in coded:
-                self.blocks.take_planes(words, plane, 1, buffers[plane][low:high])
+            for number, plane in zip(coded, planes, strict=True):
+                self.blocks.take_planes(words, number, 1, plane[low:high])
+            if plan.ordered:
+                source.exponents(low, high, keys[low:high])
+        if plan.ordered:
+            self._order.arrange(keys, planes)
         groups = list(raw)
-        compressor = self._repeats if plan.matches else self._numbers
-        for plane in coded:
-            group = _put_plane(target, at, buffers[plane], plane, compressor)
+        for number, plane in zip(coded, planes, strict=True):
+            group = self._put_plane(target, at, number, plane, plan)
             groups.append(group)
             at += group.stored_bytes
-        table = Table(width, rotate, delta, phase, tuple(groups)).pack()
-        target[:begin] = np.frombuffer(table, np.uint8)
-        return at
+        table = Table(
+            source.width, source.rotate, source.delta, plan.ordered, source.phase, tuple(groups)
+        )
+        target[:begin] = np.frombuffer(table.pack(), np.uint8)
+        return at if at < source.data.size * WORTH else 0
 
-    def _plane_buffers(self, width: int, count: int) -> list[Bytes]:
-        while len(self._planes) < width:
-            self._planes.append(np.empty(0, np.uint8))
-        for plane in range(width):
-            if self._planes[plane].size < count:
-                self._planes[plane] = np.empty(count, np.uint8)
-        return [plane[:count] for plane in self._planes[:width]]
+    def _put_plane(
+        self, target: Bytes, at: int, number: int, plane: Bytes, plan: PlanePlan
+    ) -> Group:
+        if plane[0] == plane[-1] and bool((plane == plane[0]).all()):
+            target[at] = plane[0]
+            return Group(Method.CONSTANT, number, 1, 1)
+        compressor = self._repeats if plan.matches else self._numbers
+        if plan.ordered:
+            frame = _compress_slices(compressor, plane)
+        else:
+            frame = compressor.compress(plane.data)
+        # An ordered plane cannot be stored raw: a reader restores the order of zstd planes only.
+        if len(frame) >= plane.size and not plan.ordered:
+            target[at : at + plane.size] = plane
+            return Group(Method.RAW, number, 1, plane.size)
+        room = target.size - at
+        if len(frame) > room:
+            return Group(Method.ZSTD, number, 1, target.size)
+        target[at : at + len(frame)] = np.frombuffer(frame, np.uint8)
+        return Group(Method.ZSTD, number, 1, len(frame))
 
-
-class PlaneDecoder:
-    """Turns plane-coded payloads back into chunks. Not shared between threads."""
-
-    def __init__(self) -> None:
-        self._blocks = Blocks()
-        # All planes of a chunk are read side by side, and a decompressor has one state.
-        self._zstd = [
-            zstandard.ZstdDecompressor(
-                max_window_size=_MAX_WINDOW, format=zstandard.FORMAT_ZSTD1_MAGICLESS
-            )
-            for _ in range(max(WIDTHS))
-        ]
-
-    def decode(self, payload: Buffer, out: Buffer, *, base: Buffer | None = None) -> None:
-        """Fill `out`, whose size is the chunk's plain size, from `payload`.
-
-        A payload that is a delta needs the `base` it was made against, of the same size. What
-        is allocated does not depend on the payload. Raises `DamagedError`.
-        """
-        source, target = as_bytes(payload), as_bytes(out)
-        table, at = parse_table(source.data, target.size)
-        if table.delta != (base is not None):
-            raise DamagedError("a chunk's payload and its header disagree on whether it has a base")
-        origin = as_bytes(base) if base is not None else None
-        if origin is not None and origin.size != target.size:
-            raise DamagedError("a chunk and its base differ in length")
-        at = _take_ends(source, at, target, table)
-        body = elements(target, table.width, table.head_bytes)
-        origin = None if origin is None else elements(origin, table.width, table.head_bytes)
-        readers: list[_PlaneReader] = []
-        for group in table.groups:
-            readers.append(self._reader(group, source[at : at + group.stored_bytes]))
-            at += group.stored_bytes
-        step = BLOCK_BYTES
-        for low in range(0, body.size, step):
-            part = body[low : low + step]
-            self._join(table, readers, part, None if origin is None else origin[low : low + step])
-        for reader in readers:
-            reader.finish()
-
-    def _reader(self, group: Group, stored: Bytes) -> _PlaneReader:
-        if group.method == Method.ZSTD:
-            return _ZstdReader(group, self._zstd[group.first].stream_reader(stored.data))
-        if group.method == Method.CONSTANT:
-            return _ConstantReader(group, stored)
-        return _RawReader(group, stored)
-
-    def _join(
-        self, table: Table, readers: Sequence[_PlaneReader], out: Bytes, base: Bytes | None
-    ) -> None:
-        width, blocks = table.width, self._blocks
-        count = out.size // width
-        words = blocks.scratch(0, width, count)
-        for reader in readers:
-            scratch = blocks.scratch(1, 1, count * reader.group.planes)
-            data = reader.read(count, scratch)
-            blocks.put_planes(words, reader.group.first, reader.group.planes, data)
-        aligned = out.ctypes.data % width == 0
-        result = out.view(words.dtype) if aligned else words
-        if base is not None:
-            origin = blocks.words(base, width, 1)
-            if table.rotate:
-                blocks.add_difference(words, blocks.rotated(origin, 2), words)
-            else:
-                blocks.add_difference(words, origin, result)
-        if table.rotate:
-            blocks.rotate_back(words, result)
-        elif base is None and aligned:
-            np.copyto(result, words)
-        if not aligned:
-            np.copyto(out, words.view(np.uint8))
+    def _buffers(self, number: int, size: int) -> list[Bytes]:
+        while len(self._kept) < number:
+            self._kept.append(np.empty(0, np.uint8))
+        for index in range(number):
+            if self._kept[index].size < size:
+                self._kept[index] = np.empty(size, np.uint8)
+        return [kept[:size] for kept in self._kept[:number]]
 
 
-class _PlaneReader:
-    """Gives a group's bytes piece by piece."""
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        """The bytes of the next `count` elements; may lie in `scratch`."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Raise `DamagedError` where more is stored than the elements need."""
-
-
-class _RawReader(_PlaneReader):
-    def __init__(self, group: Group, stored: Bytes) -> None:
-        super().__init__(group)
-        self._stored = stored
-        self._at = 0
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        begin, self._at = self._at, self._at + count * self.group.planes
-        return self._stored[begin : self._at]
+def _compressor(**parameters: int) -> zstandard.ZstdCompressor:
+    # The table holds each plane's length and the blob's seal its integrity, so a frame needs
+    # neither magic number, size nor checksum.
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(
+            format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+            write_content_size=False,
+            write_checksum=False,
+            **parameters,
+        )
+    )
 
 
-class _ConstantReader(_PlaneReader):
-    def __init__(self, group: Group, stored: Bytes) -> None:
-        super().__init__(group)
-        self._stored = stored
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        scratch.reshape(count, self.group.planes)[:] = self._stored
-        return scratch
-
-
-class _ZstdReader(_PlaneReader):
-    def __init__(self, group: Group, stream: zstandard.ZstdDecompressionReader) -> None:
-        super().__init__(group)
-        self._stream = stream
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        view, at = scratch.data, 0
-        try:
-            while at < len(view):
-                got = self._stream.readinto(view[at:])
-                if not got:
-                    raise DamagedError("a plane of a chunk ends before its elements do")
-                at += got
-        except zstandard.ZstdError as error:
-            raise DamagedError(f"a plane of a chunk does not decompress: {error}") from None
-        return scratch
-
-    def finish(self) -> None:
-        try:
-            more = self._stream.read(1)
-        except zstandard.ZstdError as error:
-            raise DamagedError(f"a plane of a chunk does not decompress: {error}") from None
-        if more:
-            raise DamagedError("a plane of a chunk is longer than its elements")
+def _compress_slices(compressor: zstandard.ZstdCompressor, plane: Bytes) -> bytes:
+    """One frame in which no block, and so no Huffman table, spans two of the eight slices."""
+    stream = compressor.compressobj()
+    columns = plane.size // RANKS
+    parts = []
+    for rank in range(RANKS):
+        end = plane.size if rank == RANKS - 1 else (rank + 1) * columns
+        parts.append(stream.compress(plane[rank * columns : end].data))
+        if end < plane.size:
+            parts.append(stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    parts.append(stream.flush())
+    return b"".join(parts)
 
 
-def as_bytes(buffer: Buffer) -> Bytes:
-    """`buffer` as an array of its bytes, without a copy."""
-    return np.frombuffer(buffer, np.uint8)
-
-
-def elements(data: Bytes, width: int, phase: int) -> Bytes:
-    """The bytes of `data` that are whole elements."""
-    return data[phase : phase + (data.size - phase) // width * width]
-
-
-def raw_groups(methods: Sequence[Method], count: int) -> list[Group]:
+def _raw_groups(methods: Sequence[Method], count: int) -> list[Group]:
     """The raw planes, neighbours joined to aligned groups of 4, 2 or 1 for speed."""
     groups: list[Group] = []
     plane = 0
@@ -341,54 +231,20 @@ def raw_groups(methods: Sequence[Method], count: int) -> list[Group]:
     return groups
 
 
-def _compressor(**parameters: int) -> zstandard.ZstdCompressor:
-    # The table holds each plane's length and the blob's seal its integrity, so a frame needs
-    # neither magic number, size nor checksum.
-    return zstandard.ZstdCompressor(
-        compression_params=zstandard.ZstdCompressionParameters(
-            format=zstandard.FORMAT_ZSTD1_MAGICLESS,
-            write_content_size=False,
-            write_checksum=False,
-            **parameters,
-        )
-    )
-
-
 def _sample_ranges(count: int) -> list[tuple[int, int]]:
     if count <= _SAMPLE_ELEMENTS:
         return [(0, count)]
     size = _SAMPLE_ELEMENTS // _SAMPLE_PIECES
     last = count - size
-    return [(at, at + size) for at in (last * i // (_SAMPLE_PIECES - 1) for i in range(8))]
+    starts = (last * piece // (_SAMPLE_PIECES - 1) for piece in range(_SAMPLE_PIECES))
+    return [(start, start + size) for start in starts]
 
 
-def _put_plane(
-    target: Bytes, at: int, plane: Bytes, first: int, compressor: zstandard.ZstdCompressor
-) -> Group:
-    if plane[0] == plane[-1] and bool((plane == plane[0]).all()):
-        target[at] = plane[0]
-        return Group(Method.CONSTANT, first, 1, 1)
-    frame = compressor.compress(plane.data)
-    if len(frame) >= plane.size:
-        target[at : at + plane.size] = plane
-        return Group(Method.RAW, first, 1, plane.size)
-    target[at : at + len(frame)] = np.frombuffer(frame, np.uint8)
-    return Group(Method.ZSTD, first, 1, len(frame))
-
-
-def _put_ends(target: Bytes, at: int, data: Bytes, width: int, phase: int) -> int:
+def _put_ends(target: Bytes, at: int, source: Source) -> int:
     """Copy the bytes before and after the elements to `at`; where the planes begin."""
-    tail = data[phase + elements(data, width, phase).size :]
-    target[at : at + phase] = data[:phase]
-    at += phase
-    target[at : at + tail.size] = tail
-    return at + tail.size
-
-
-def _take_ends(source: Bytes, at: int, target: Bytes, table: Table) -> int:
-    phase = table.head_bytes
-    tail = target[phase + elements(target, table.width, phase).size :]
-    target[:phase] = source[at : at + phase]
-    at += phase
-    tail[:] = source[at : at + tail.size]
-    return at + tail.size
+    head = source.data[: source.phase]
+    tail = source.data[source.phase + source.count * source.width :]
+    for end in (head, tail):
+        target[at : at + end.size] = end
+        at += end.size
+    return at

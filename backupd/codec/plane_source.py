@@ -1,0 +1,64 @@
+"""The elements of a chunk in the form in which they are split into planes.
+
+A chunk alone gives its elements, rotated where they are numbers; a chunk with a base gives the
+differences. Nothing here chooses how a plane is stored.
+"""
+
+from __future__ import annotations
+
+from backupd.codec.plane_format import WIDTHS
+from backupd.codec.plane_kernels import Blocks, Bytes, Words, elements
+
+
+class Source:
+    """The elements of `data`, alone or as differences from those of `base`.
+
+    `width` is an element's size in bytes, `numbers` says that elements are IEEE 754 numbers,
+    `phase` how many bytes come before the first of them. Raises `ValueError` for a layout that
+    cannot be, and for a base of another size.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        data: Bytes,
+        width: int,
+        numbers: bool,
+        phase: int,
+        base: Bytes | None = None,
+    ) -> None:
+        if width not in WIDTHS or not 0 <= phase < width:
+            raise ValueError(f"no planes of width {width} at phase {phase}")
+        if base is not None and base.size != data.size:
+            raise ValueError("a chunk and its base differ in length")
+        self.data, self.width, self.phase, self.numbers = data, width, phase, numbers
+        self._blocks = blocks
+        self._body = elements(data, width, phase)
+        self._base = None if base is None else elements(base, width, phase)
+        self.count = self._body.size // width
+
+    @property
+    def delta(self) -> bool:
+        """Whether the elements are differences from a base."""
+        return self._base is not None
+
+    @property
+    def rotate(self) -> bool:
+        """Whether elements are rotated: a difference needs no rotation to free its sign."""
+        return self.numbers and self._base is None
+
+    def words(self, begin: int, end: int) -> Words:
+        """Elements `begin` to `end`; good until the next call of anything that uses `blocks`."""
+        words = self._take(self._body, begin, end, 0)
+        if self._base is not None:
+            return self._blocks.difference(words, self._take(self._base, begin, end, 2), 1)
+        return self._blocks.rotated(words, 1) if self.numbers else words
+
+    def exponents(self, begin: int, end: int, out: Bytes) -> None:
+        """The exponents of the base's elements `begin` to `end`: the keys of their order."""
+        if self._base is None:
+            raise ValueError("a chunk without a base has no order")
+        self._blocks.take_exponents(self._take(self._base, begin, end, 2), out)
+
+    def _take(self, body: Bytes, begin: int, end: int, index: int) -> Words:
+        return self._blocks.words(body[begin * self.width : end * self.width], self.width, index)
