@@ -37,7 +37,8 @@ def put_with_claim(
     whose claim came later sees both, so never are two past that point at once, and who comes
     after finds the object. Of those that see each other all but the first by name withdraw.
     A claim that outlived its writer is removed after an hour by the store's own clock; until
-    then `TargetError` is raised, as trying again at once does not help. `token` gives a fresh lower-case word each time.
+    then `TargetError` is raised, as trying again at once does not help. `token` gives a fresh
+    lower-case word each time.
     """
     # A digest, as a name may already be as long and deep as names may be.
     folder = f"{_FOLDER}/{blake2b(name.encode(), digest_size=16).hexdigest()}/"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -355,3 +357,45 @@ def test_a_failing_flush_is_an_unreachable_target_and_leaves_nothing(
     with pytest.raises(TargetUnreachableError, match="index/b cannot be written to: Input/output"):
         folder_target.put("index/b", [b"x"])
     assert files_below(tmp_path / "disk") == ["index/a"]
+
+
+def test_what_was_put_outlives_a_power_cut(tmp_path: Path) -> None:
+    image, disk = tmp_path / "image", tmp_path / "ext4"
+    with image.open("wb") as file:
+        file.truncate(64 * MiB)
+    disk.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
+    try:
+        target = FolderTarget("disk", disk / "models")
+        create_folder("disk", disk / "models")
+        for number in range(20):
+            target.put(f"packs/{number:02x}/pack", [bytes([number]) * 50_000])
+            assert target.put_if_absent(f"snapshots/{number}/1", [b"%d" % number])
+        (disk / "unflushed").write_bytes(b"x" * 50_000)
+        target.close()
+        cut_power(disk)
+        with pytest.raises(TargetUnreachableError):
+            target.put("index/a", [b"x"])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
+    try:
+        unflushed = disk / "unflushed"
+        assert not unflushed.exists() or not unflushed.stat().st_size
+        for number in range(20):
+            data = target.get(f"packs/{number:02x}/pack", 50_000)
+            assert data == bytes([number]) * 50_000
+            assert target.get(f"snapshots/{number}/1", 9) == b"%d" % number
+        target.close()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def cut_power(disk: Path) -> None:
+    """Stop the ext4 on `disk` without flushing anything: EXT4_IOC_SHUTDOWN, NOLOGFLUSH."""
+    root = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(root, 0x8004587D, struct.pack("I", 2))
+    finally:
+        os.close(root)

@@ -76,7 +76,7 @@ def test_only_what_leaves_the_box_is_limited(tmp_path: Path) -> None:
     assert not waits
     for number in range(3):
         nas.put(f"b/{number}", [b"xxx"])
-    assert waits == [2.0, 5.0]
+    assert waits == [3.0, 6.0]
     assert traffic.counts().requests == {"put": 6}
 
 
