@@ -147,8 +147,7 @@ def _mount_unit(folder: Path) -> str:
             escaped += character
         else:
             escaped += f"\\x{byte:02x}"
-    # In a list of units the backslash is itself escaped, and % is no specifier here.
-    return escaped.replace("%", "%%") + ".mount"
+    return escaped + ".mount"
 
 
 def _sight(settings: Settings, box: Box) -> list[str]:
@@ -232,15 +231,14 @@ def _checked(path: Path) -> str:
 
 
 def _listed(path: Path, *, optional: bool = False) -> str:
-    """A path for a list of paths: quoted as in a shell; backslashes stand for themselves.
+    """A path for a list of paths: quotes as in a shell, and within them backslashes doubled.
 
-    (systemd reads these lists with EXTRACT_UNQUOTE and EXTRACT_RETAIN_ESCAPE.)
     With `optional` an absent one does not keep the unit from starting.
     """
     text = ("-" if optional else "") + _checked(path).replace("%", "%%")
     if _PLAIN.fullmatch(text):
         return text
-    return _quoted(text)
+    return _quoted(text.replace("\\", "\\\\"))
 
 
 def _quoted(text: str) -> str:

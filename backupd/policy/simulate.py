@@ -60,7 +60,7 @@ def simulate(
     """Play `duration` from `now` on: a snapshot at each tick of `schedule`, thinned by `forget`.
 
     `candidates` are the snapshots of today. Both schedules are read in `timezone`; without
-    `forget` nothing is ever thinned. New
+    `forget` nothing is ever thinned, and what no rule keeps is in `kept` without a reason. New
     snapshots carry neither labels nor metrics. Raises `ValueError("what is wrong; the mend")`
     where there are more ticks than `MAX_TICKS`.
     """
