@@ -39,9 +39,12 @@ class MountTarget(FolderTarget):
             cause = error.__cause__
             if not (isinstance(cause, OSError) and cause.errno == errno.ESTALE):
                 raise
-        # The server was restarted or replaced the file: handles are dead, names are not.
-        self._handles.drop(name)
-        self._folders_seen.clear()
+            # The server was restarted or replaced the file: handles are dead, names are not.
+            self._handles.drop(name)
+            self._folders_seen.clear()
+            if writing:
+                # It may have taken effect: left to `RetryTarget`, which knows its own object.
+                raise
         return super()._attempt(name, action, writing=writing)
 
     def _open_root(self) -> int:

@@ -13,8 +13,10 @@ from backupd.targets.base import Target
 from backupd.targets.counting import CountingTarget, Traffic
 from backupd.targets.local import FolderTarget, create_folder
 from backupd.targets.nas import MountTarget, create_mounted_folder
-from backupd.targets.retry import RetryTarget
+from backupd.targets.retry import Patience, RetryTarget
 
+# For stale handles, which are right again when opened anew. An absent mount is said at once.
+_ONCE_MORE = Patience(attempts=2, first_seconds=0.0)
 _OPTIONS = ("endpoint_url", "region", "profile", "path_style", "ca_bundle", "credentials_file")
 
 
@@ -47,9 +49,13 @@ def open_target(
         target = CountingTarget(target, traffic)
     if upload is not None and not isinstance(settings, LocalTarget):
         target = LimitedTarget(target, upload)
-    if isinstance(settings, S3Target):
-        # A folder that is not there will not be in a few seconds, and is better said at once.
-        target = RetryTarget(target, stop=stop)
+    match settings:
+        case S3Target():
+            target = RetryTarget(target, stop=stop)
+        case NasTarget():
+            target = RetryTarget(target, patience=_ONCE_MORE, stop=stop)
+        case LocalTarget():
+            pass  # a folder that is not there now will not be at the next try
     return target
 
 

@@ -152,3 +152,26 @@ def test_a_stale_handle_is_opened_anew_once(
             target.read_into("packs/aa/a", 0, memoryview(buffer))
         monkeypatch.undo()
         target.close()
+
+
+def test_an_object_created_just_before_the_handle_went_stale_is_this_calls_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mounted_tmpfs(tmp_path / "nas") as mount:
+        target = open_target(NasTarget("nas", mount))
+        target.put("snapshots/m/1", [b"x"])
+        real_flush = os.fsync
+        stale = 1
+
+        def flush(descriptor: int) -> None:
+            nonlocal stale
+            if stale and os.readlink(f"/proc/self/fd/{descriptor}").endswith("/m"):
+                stale -= 1
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            real_flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", flush)
+        assert target.put_if_absent("snapshots/m/2", [b"mine"])
+        assert not stale
+        assert not target.put_if_absent("snapshots/m/2", [b"other"])
+        target.close()
