@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?[smhdwy])+")
+_DURATION = re.compile(r"(?:\d{1,10}(?:\.\d{1,9})?[smhdwy])+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdwy])")
 # A year is 365 days: retention is coarse, and a duration that depends on the date is not one.
 _DURATION_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
