@@ -1,0 +1,141 @@
+"""What the daemon answers on its control socket: `status`, `snapshot`, `list`.
+
+Requests come from whoever may open the socket, so every part of them is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from backupd.daemon.engine import Engine
+from backupd.daemon.queue import Job, Kind, State, Ticket
+from backupd.daemon.wire import HEARTBEAT_SECONDS, SnapshotResult, encode_info, encode_result
+from backupd.errors import NotFoundError, UsageError
+
+Request = Mapping[str, Any]
+Reply = Mapping[str, Any]
+
+
+class Answers:
+    """From a request to its replies, the last of which has `ok`."""
+
+    def __init__(self, engine: Engine, reload: Callable[[], Mapping[str, object]]) -> None:
+        """`reload` gives the time and error of the last one."""
+        self._engine = engine
+        self._reload = reload
+
+    def __call__(self, request: Request) -> Iterator[Reply]:
+        """See `control.Answer`. Raises `BackupdError` for what cannot be answered."""
+        match request.get("op"):
+            case "status":
+                yield {"ok": True, "reload": dict(self._reload()), **self._engine.status()}
+            case "list":
+                yield {"ok": True, "snapshots": self._list(request)}
+            case "snapshot":
+                yield from self._snapshot(request)
+            case other:
+                raise UsageError(
+                    f"the daemon cannot do {other!r}", hint="it may be older than this command"
+                )
+
+    def _list(self, request: Request) -> list[dict[str, Any]]:
+        found = self._engine.list_snapshots(
+            model=_text(request, "model"),
+            host=_text(request, "host"),
+            labels=_texts(request, "labels"),
+            targets=_names(request, "targets"),
+        )
+        return [encode_info(info) for info in found]
+
+    def _snapshot(self, request: Request) -> Iterator[Reply]:
+        configured = self._engine.settings.models
+        wanted = list(dict.fromkeys(_names(request, "models") or configured))
+        labels, metrics = _texts(request, "labels"), _numbers(request, "metrics")
+        for name in wanted:
+            if name not in configured:
+                from backupd.policy.nearest import nearest_names
+
+                known = ", ".join(nearest_names(name, configured) or configured)
+                raise NotFoundError(
+                    f"no model {name!r} is configured", hint=f"configured models: {known}"
+                )
+        tickets = [
+            self._engine.queue.submit(
+                Job(
+                    Kind.SNAPSHOT,
+                    name,
+                    labels=tuple(sorted(labels.items())),
+                    metrics=tuple(sorted(metrics.items())),
+                    reason="asked for",
+                )
+            )
+            for name in wanted
+        ]
+        if request.get("wait"):
+            yield from _follow(tickets)
+        yield {"ok": True, "results": [encode_result(_result(ticket)) for ticket in tickets]}
+
+
+def _follow(tickets: list[Ticket]) -> Iterator[Reply]:
+    """Events of jobs until all have ended, about one a second for each that has not."""
+    told = {id(ticket): 0 for ticket in tickets}
+    waiting = list(tickets)
+    while waiting:
+        waiting[0].ended.wait(HEARTBEAT_SECONDS)
+        for ticket in waiting:
+            model = ticket.job.name
+            notes = ticket.progress.notes()
+            for note in notes[told[id(ticket)] :]:
+                yield {"event": "note", "model": model, "message": note}
+            told[id(ticket)] = len(notes)
+            if not ticket.ended.is_set():
+                yield {
+                    "event": "progress",
+                    "model": model,
+                    "state": str(ticket.state),
+                    **ticket.progress.seen(),
+                }
+        waiting = [ticket for ticket in waiting if not ticket.ended.is_set()]
+
+
+def _result(ticket: Ticket) -> SnapshotResult:
+    outcome = ticket.outcome
+    if outcome is None:
+        return SnapshotResult(ticket.job.name, str(State.PENDING))
+    return SnapshotResult(
+        model=ticket.job.name,
+        state=str(outcome.state),
+        report=outcome.report,
+        error=outcome.error,
+        hint=outcome.hint,
+        exit_code=outcome.exit_code,
+    )
+
+
+def _text(request: Request, name: str) -> str:
+    value = request.get(name) or ""
+    if isinstance(value, str):
+        return value
+    raise UsageError(f"{name} must be a text")
+
+
+def _names(request: Request, name: str) -> list[str] | None:
+    value = request.get(name)
+    if value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        return value
+    raise UsageError(f"{name} must be a list of names")
+
+
+def _texts(request: Request, name: str) -> dict[str, str]:
+    value = request.get(name) or {}
+    if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
+        return value
+    raise UsageError(f"{name} must map names to texts")
+
+
+def _numbers(request: Request, name: str) -> dict[str, float]:
+    value = request.get(name) or {}
+    if isinstance(value, dict) and all(type(one) in (int, float) for one in value.values()):
+        return {key: float(number) for key, number in value.items()}
+    raise UsageError(f"{name} must map names to numbers")

@@ -1,0 +1,260 @@
+"""From a job to its outcome: calls the verb, keeps the record of how it went, and writes the log.
+
+Whatever a target, a disk or a bug does ends here as an outcome; nothing is raised into the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backupd.config.settings import ModelSettings, Settings
+from backupd.daemon.queue import Job, Kind, Outcome, State
+from backupd.daemon.state import JobRecord, StateStore, TargetRecord, failed, succeeded
+from backupd.daemon.verbs import Verbs
+from backupd.daemon.watcher import ModelWatch
+from backupd.errors import (
+    EXIT_DAMAGED,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_FOUND,
+    EXIT_PARTIAL,
+    BackupdError,
+    StoppedError,
+)
+from backupd.operations.progress import Progress
+from backupd.operations.reports import CheckReport, SnapshotReport
+
+if TYPE_CHECKING:
+    from backupd.daemon.logs import Log
+
+# A state file names no more than this of what is missing.
+_MAX_ERROR = 2000
+
+
+class Performer:
+    """Does jobs. Each opens the configuration in force when it begins, and keeps it to its end."""
+
+    def __init__(
+        self,
+        verbs: Verbs,
+        *,
+        settings: Callable[[], Settings],
+        watch: Callable[[str], ModelWatch | None],
+        environment: Mapping[str, str],
+        clock: Callable[[], float],
+        store: StateStore,
+        log: Log,
+    ) -> None:
+        self._verbs = verbs
+        self._settings = settings
+        self._watch = watch
+        self._environment = environment
+        self._clock = clock
+        self._store = store
+        self._log = log
+
+    def __call__(self, job: Job, progress: Progress, stop: threading.Event) -> Outcome:
+        """See `queue.Perform`."""
+        started = self._clock()
+        what = {"model": job.name} if job.kind is Kind.SNAPSHOT else {"target": job.name or "all"}
+        log = self._log.bind(job=str(job.kind), **what)
+        watch = self._watch(job.name) if job.kind is Kind.SNAPSHOT else None
+        log.info(f"{job.kind} begins", reason=job.reason)
+        try:
+            outcome = self._do(job, progress, stop, started, log)
+        except StoppedError as error:
+            outcome = Outcome(State.STOPPED, error.message, error.hint, EXIT_INTERRUPTED)
+            seconds = round(self._clock() - started, 3)
+            log.info(f"{job.kind} stopped; it resumes", duration_seconds=seconds)
+        except BackupdError as error:
+            outcome = Outcome(State.FAILED, str(error), error.hint, error.exit_code)
+            self._failed(job, started, outcome, log)
+        except Exception as error:
+            outcome = Outcome(State.FAILED, f"{type(error).__name__}: {error}", "", EXIT_FAILED)
+            log.exception(f"{job.kind} met a bug in backupd")
+            self._failed(job, started, outcome, log)
+        if watch is not None and outcome.state is not State.DONE:
+            watch.mark()
+        self._save(log)
+        return outcome
+
+    def _do(
+        self, job: Job, progress: Progress, stop: threading.Event, started: float, log: Log
+    ) -> Outcome:
+        settings = self._settings()
+        if stop.is_set():
+            raise StoppedError("the daemon is stopping")
+        if job.kind is Kind.SNAPSHOT:
+            return self._snapshot(settings, job, progress, stop, started, log)
+        with self._verbs.open(
+            settings, environment=self._environment, clock=self._clock
+        ) as installation:
+            match job.kind:
+                case Kind.FORGET:
+                    report = self._verbs.forget(installation, dry_run=False, now=started)
+                    told = {"kept": len(report.kept), "forgotten": len(report.forgotten)}
+                case Kind.PRUNE:
+                    pruned = self._verbs.prune(
+                        installation, job.name, dry_run=False, progress=progress, stop=stop
+                    )
+                    told = {
+                        "packs": pruned.packs_total,
+                        "deleted_packs": pruned.packs_deleted,
+                        "deleted_bytes": pruned.deleted_bytes,
+                        "marked_bytes": pruned.marked_bytes,
+                    }
+                case _:
+                    checked = self._verbs.check(
+                        installation,
+                        job.name,
+                        read_data_percent=settings.upkeep.read_data_percent or None,
+                        progress=progress,
+                        stop=stop,
+                    )
+                    if not checked.clean:
+                        return self._damaged(job, checked, started, log)
+                    told = {"snapshots": checked.snapshots, "read_bytes": checked.read_bytes}
+        self._store.change(job.key, lambda record: succeeded(record, started=started))
+        seconds = round(self._clock() - started, 3)
+        log.info(f"{job.kind} done", duration_seconds=seconds, **told)
+        return Outcome(State.DONE)
+
+    def _snapshot(
+        self,
+        settings: Settings,
+        job: Job,
+        progress: Progress,
+        stop: threading.Event,
+        started: float,
+        log: Log,
+    ) -> Outcome:
+        model = settings.models.get(job.name)
+        if model is None:
+            why = f"the model {job.name} is not configured any more"
+            return Outcome(State.FAILED, why, "", EXIT_NOT_FOUND)
+        watch = self._watch(job.name)
+        if watch is not None:
+            watch.take()
+        with self._verbs.open(
+            settings, environment=self._environment, clock=self._clock
+        ) as installation:
+            report = self._verbs.take_snapshot(
+                installation,
+                model,
+                labels=dict(job.labels),
+                metrics=dict(job.metrics),
+                progress=progress,
+                stop=stop,
+            )
+        missing = _missing(report)
+        away = any(result.error for result in report.targets)
+        self._store.change(
+            job.key,
+            lambda record: _after(
+                record, model, report, missing, away=away, started=started, now=self._clock()
+            ),
+        )
+        told: dict[str, object] = {"duration_seconds": round(self._clock() - started, 3)}
+        if report.snapshot is not None:
+            info = report.snapshot
+            told |= {
+                "snapshot": info.name,
+                "files": info.file_count,
+                "bytes": info.size_bytes,
+                "added_bytes": info.added_bytes,
+                "stored_bytes": info.stored_bytes,
+            }
+        for note in report.notes:
+            log.warning(note, **told)
+        if missing:
+            for result in report.targets:
+                if result.error:
+                    log.error(result.error, target=result.target, **told)
+            log.warning("snapshot done in part", missing=missing, **told)
+            hint = "the targets that are missing are tried again by themselves" if away else ""
+            return Outcome(State.PARTIAL, missing, hint, EXIT_PARTIAL, report)
+        log.info("nothing changed" if report.unchanged else "snapshot done", **told)
+        return Outcome(State.DONE, report=report)
+
+    def _damaged(self, job: Job, report: CheckReport, started: float, log: Log) -> Outcome:
+        wrong = [finding for finding in report.findings if not finding.harmless]
+        for finding in wrong[:100]:
+            log.error(
+                finding.problem, object=finding.object_name, snapshots=list(finding.snapshots)
+            )
+        error = f"check found {len(wrong)} damaged objects on {job.name}"
+        hint = f"`backupd check --target {job.name}` shows them"
+        # Reading it again would find the same, so this waits for its schedule.
+        self._store.change(
+            job.key,
+            lambda record: failed(
+                record, started=started, now=self._clock(), error=error, retry=False
+            ),
+        )
+        log.error(error, hint=hint)
+        return Outcome(State.FAILED, error, hint, EXIT_DAMAGED)
+
+    def _failed(self, job: Job, started: float, outcome: Outcome, log: Log) -> None:
+        error = outcome.error[:_MAX_ERROR]
+        record = self._store.change(
+            job.key,
+            lambda record: failed(
+                record, started=started, now=self._clock(), error=error, retry=True
+            ),
+        )
+        log.error(
+            f"{job.kind} failed: {outcome.error}",
+            hint=outcome.hint,
+            failures=record.failures,
+            duration_seconds=round(self._clock() - started, 3),
+        )
+
+    def _save(self, log: Log) -> None:
+        try:
+            self._store.save()
+        except OSError as error:
+            log.error(f"{self._store.path} cannot be written: {error.strerror}")
+
+
+def _missing(report: SnapshotReport) -> str:
+    """What keeps a snapshot from being whole everywhere, in words."""
+    parts = [f"{result.target}: {result.error}" for result in report.targets if result.error]
+    left_out = report.snapshot.incomplete if report.snapshot is not None else ()
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        parts.append(f"left out: {', '.join(left_out[:3])}{more}")
+    return "; ".join(parts)
+
+
+def _after(
+    record: JobRecord,
+    model: ModelSettings,
+    report: SnapshotReport,
+    missing: str,
+    *,
+    away: bool,
+    started: float,
+    now: float,
+) -> JobRecord:
+    """The record after a snapshot that took place: only targets that were away are retried soon."""
+    results = {result.target: result for result in report.targets}
+    targets: dict[str, TargetRecord] = {}
+    for name in model.targets:
+        before = record.targets.get(name, TargetRecord())
+        result = results.get(name)
+        if result is not None and result.error:
+            error = result.error[:_MAX_ERROR]
+            targets[name] = replace(before, error=error, error_time=now)
+        else:
+            version = result.version if result is not None and result.version else before.version
+            targets[name] = TargetRecord(last_good=started, version=version)
+    if missing:
+        record = failed(record, started=started, now=now, error=missing[:_MAX_ERROR], retry=away)
+    else:
+        record = succeeded(record, started=started)
+    if report.snapshot is not None:
+        record = replace(record, snapshot=report.snapshot.name, snapshot_time=report.snapshot.time)
+    return replace(record, last_scan=started, targets=targets)

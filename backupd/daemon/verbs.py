@@ -1,0 +1,122 @@
+"""The verbs that the daemon calls, as values: tests give it others, that it may be tried alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from backupd.operations.progress import Progress
+from backupd.operations.reports import CheckReport, ForgetReport, PruneReport, SnapshotReport
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from backupd.config.settings import ModelSettings, Settings
+    from backupd.operations.installation import Installation
+    from backupd.operations.reports import SnapshotInfo
+
+
+class Open(Protocol):
+    """`operations.installation.open_installation`."""
+
+    def __call__(
+        self, settings: Settings, *, environment: Mapping[str, str], clock: Callable[[], float]
+    ) -> AbstractContextManager[Installation]: ...
+
+
+class TakeSnapshot(Protocol):
+    """`operations.snapshot.take_snapshot`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        model: ModelSettings,
+        *,
+        labels: Mapping[str, str],
+        metrics: Mapping[str, float],
+        progress: Progress,
+        stop: threading.Event,
+    ) -> SnapshotReport: ...
+
+
+class Forget(Protocol):
+    """`operations.forget.forget_by_policy`."""
+
+    def __call__(
+        self, installation: Installation, *, dry_run: bool, now: float
+    ) -> ForgetReport: ...
+
+
+class Prune(Protocol):
+    """`operations.prune.prune`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        target: str,
+        *,
+        dry_run: bool,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> PruneReport: ...
+
+
+class Check(Protocol):
+    """`operations.check.check`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        target: str,
+        *,
+        read_data_percent: float | None,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> CheckReport: ...
+
+
+class ListSnapshots(Protocol):
+    """`operations.catalog.list_snapshots`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        *,
+        model: str,
+        host: str,
+        labels: Mapping[str, str],
+        targets: Iterable[str] | None,
+    ) -> list[SnapshotInfo]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """What the daemon does its work with."""
+
+    open: Open
+    take_snapshot: TakeSnapshot
+    forget: Forget
+    prune: Prune
+    check: Check
+    list_snapshots: ListSnapshots
+
+
+def real_verbs() -> Verbs:
+    """The operations. Imported here, as boto3 and numpy behind them cost a quarter of a second."""
+    from backupd.operations.catalog import list_snapshots
+    from backupd.operations.check import check
+    from backupd.operations.forget import forget_by_policy
+    from backupd.operations.installation import open_installation
+    from backupd.operations.prune import prune
+    from backupd.operations.snapshot import take_snapshot
+
+    return Verbs(
+        open=open_installation,
+        take_snapshot=take_snapshot,
+        forget=forget_by_policy,
+        prune=prune,
+        check=check,
+        list_snapshots=list_snapshots,
+    )
