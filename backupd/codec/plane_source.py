@@ -6,6 +6,8 @@ differences. Nothing here chooses how a plane is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from backupd.codec.plane_format import WIDTHS
 from backupd.codec.plane_kernels import Blocks, Bytes, Words, elements
 
@@ -44,15 +46,36 @@ class Source:
 
     @property
     def rotate(self) -> bool:
-        """Whether elements are rotated: a difference needs no rotation to free its sign."""
-        return self.numbers and self._base is None
+        """Whether elements are rotated left by one bit.
+
+        Numbers of 2 and 4 bytes have their exponent in one byte then. The eleven bits of an
+        fp64's lie better with the sign beside them: 0.867 of the plain size, against 0.880. A
+        difference has its sign spread over all bits as it is.
+        """
+        return self.numbers and self._base is None and 1 < self.width < 8
+
+    def sample(
+        self, ranges: Sequence[tuple[int, int]], pieces: Bytes, base_pieces: Bytes
+    ) -> Source:
+        """A source of the elements of `ranges` alone, copied into the two buffers."""
+        data = self._gather(self._body, ranges, pieces)
+        base = None if self._base is None else self._gather(self._base, ranges, base_pieces)
+        return Source(self._blocks, data, self.width, self.numbers, 0, base)
+
+    def _gather(self, body: Bytes, ranges: Sequence[tuple[int, int]], out: Bytes) -> Bytes:
+        at = 0
+        for begin, end in ranges:
+            piece = body[begin * self.width : end * self.width]
+            out[at : at + piece.size] = piece
+            at += piece.size
+        return out[:at]
 
     def words(self, begin: int, end: int) -> Words:
         """Elements `begin` to `end`; good until the next call of anything that uses `blocks`."""
         words = self._take(self._body, begin, end, 0)
         if self._base is not None:
             return self._blocks.difference(words, self._take(self._base, begin, end, 2), 1)
-        return self._blocks.rotated(words, 1) if self.numbers else words
+        return self._blocks.rotated(words, 1) if self.rotate else words
 
     def exponents(self, begin: int, end: int, out: Bytes) -> None:
         """The exponents of the base's elements `begin` to `end`: the keys of their order."""

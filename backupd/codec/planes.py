@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
-from backupd.codec.plane_format import MAX_HEADER, Group, Method, Table, table_size
+from backupd.codec.plane_format import MAX_HEADER, WIDTHS, Group, Method, Table, table_size
 from backupd.codec.plane_kernels import BLOCK_BYTES, Blocks, Buffer, Bytes, as_bytes
 from backupd.codec.plane_order import RANKS, PlaneOrder
 from backupd.codec.plane_source import Source
@@ -60,6 +60,8 @@ class PlaneEncoder:
         self.blocks = Blocks()
         self._order = PlaneOrder()
         self._kept: list[Bytes] = []
+        self._pieces = np.empty(_SAMPLE_ELEMENTS * max(WIDTHS), np.uint8)
+        self._base_pieces = np.empty_like(self._pieces)
         # Measured on exponent planes: these parameters leave little but Huffman coding, at 2.5
         # times the speed of level 1 and 0.326 in place of 0.359 of the plane's size.
         self._numbers = _compressor(
@@ -85,18 +87,12 @@ class PlaneEncoder:
 
     def plan(self, source: Source) -> PlanePlan:
         """Sample `source` and choose a method for each plane."""
-        pieces = _sample_ranges(source.count)
-        size = sum(end - begin for begin, end in pieces)
+        sample = source.sample(_sample_ranges(source.count), self._pieces, self._base_pieces)
+        size = sample.count
         *planes, keys = self._buffers(source.width + 1, size)
-        at = 0
-        for begin, end in pieces:
-            place = slice(at, at + end - begin)
-            words = source.words(begin, end)
-            for number, plane in enumerate(planes):
-                self.blocks.take_planes(words, number, 1, plane[place])
-            if source.delta and source.numbers:
-                source.exponents(begin, end, keys[place])
-            at = place.stop
+        words = sample.words(0, size)
+        for number, plane in enumerate(planes):
+            self.blocks.take_planes(words, number, 1, plane)
         sizes = [len(self._numbers.compress(plane.data)) for plane in planes]
         matches = False
         if not source.numbers:
@@ -107,6 +103,7 @@ class PlaneEncoder:
         coded = [number for number, method in enumerate(methods) if method != Method.RAW]
         ordered = False
         if coded and source.delta and source.numbers and source.count >= _MIN_ORDERED:
+            sample.exponents(0, size, keys)
             widest = max(coded, key=lambda number: sizes[number])
             ordered = self._order_pays(keys, planes[widest], sizes[widest])
         estimate = sum(min(s, size) for s in sizes) / (size * source.width)
