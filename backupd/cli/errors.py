@@ -106,9 +106,9 @@ def report(error: BaseException, app: App) -> int:
             click.echo(f"{click.style('hint:', bold=True)} {_shown(hint)}", err=True, color=color)
         if app.json:
             output.document(app, error_document(explanation, hint))
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (OSError, ValueError):
-        # Neither stream can be written to: the exit code is all that is left to say.
+        # What cannot be written now must not fail again when the interpreter ends.
         _abandon_output()
     return explanation.exit_code
 

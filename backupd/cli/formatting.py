@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 GAP = 2
+NARROWEST = 12
 
 
 def size(count: float) -> str:
@@ -76,6 +77,16 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
+def until(seconds: float) -> str:
+    """How far ahead in one unit: `now`, `in 5 min`, `in 3 h`, `in 12 d`."""
+    if seconds < 1:
+        return "now"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"in {int(seconds // length)} {unit}"
+    return f"in {int(seconds)} s"
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 file`, `12,345 files`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
@@ -136,16 +147,19 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     widths = {
         i: max([text_width(columns[i].title)] + [text_width(row[i]) for row in rows]) for i in kept
     }
+    natural = dict(widths)
     while width and _total(widths) > width:
-        _shrink(columns, widths, width)
+        _shrink(widths, width, {i: columns[i].shrink for i in widths})
         droppable = [i for i in widths if columns[i].drop]
-        if _total(widths) <= width or not droppable:
+        if _total(widths) <= width:
             break
-        del widths[min(droppable, key=lambda i: columns[i].drop)]
-        widths = {
-            i: max([text_width(columns[i].title)] + [text_width(row[i]) for row in rows])
-            for i in widths
-        }
+        if not droppable:
+            # What wraps loses nothing in a narrow column.
+            floors = {i: NARROWEST if columns[i].wrap else 0 for i in widths}
+            _shrink(widths, width, floors)
+            break
+        gone = min(droppable, key=lambda i: columns[i].drop)
+        widths = {i: natural[i] for i in widths if i != gone}
     titles = {i: cut(columns[i].title, width) for i, width in widths.items()}
     lines = [_line(columns, titles, widths)]
     for row in rows:
@@ -157,18 +171,15 @@ def _total(widths: dict[int, int]) -> int:
     return sum(widths.values()) + GAP * (len(widths) - 1)
 
 
-def _shrink(columns: Sequence[Column], widths: dict[int, int], width: int) -> None:
-    """Takes what is too much from the widest of the columns that may be cut."""
+def _shrink(widths: dict[int, int], width: int, floors: Mapping[int, int]) -> None:
+    """Takes what is too much from the widest of the columns that have a floor, down to it."""
     while (excess := _total(widths) - width) > 0:
-        able = [i for i in widths if columns[i].shrink and widths[i] > columns[i].shrink]
+        able = [i for i in widths if floors[i] and widths[i] > floors[i]]
         if not able:
             return
         widest = max(able, key=lambda i: widths[i])
-        rest = [widths[i] for i in able if i != widest]
-        step = widths[widest] - max(
-            [columns[widest].shrink, *(w for w in rest if w < widths[widest])]
-        )
-        widths[widest] -= max(1, min(excess, step))
+        lower = max([floors[widest], *(widths[i] for i in able if widths[i] < widths[widest])])
+        widths[widest] -= min(excess, widths[widest] - lower)
 
 
 def _lines(columns: Sequence[Column], row: Sequence[str], widths: dict[int, int]) -> list[str]:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     Column("SNAPSHOT"),
-    Column("DATE"),
-    Column("SIZE", right=True, drop=2),
-    Column("LABELS", shrink=8, drop=1),
+    Column("DATE", drop=3),
+    Column("SIZE", right=True, drop=1),
+    Column("LABELS", shrink=8, drop=2),
     Column("TARGET"),
     Column("WHY", shrink=28, wrap=True),
 )
@@ -297,7 +297,8 @@ def prune_command(app: App, target: tuple[str, ...], dry_run: bool) -> int:
 
     Nothing is locked: what no snapshot needs is marked first, and deleted by a later prune
     when it has been marked for longer than a snapshot may take (24 hours) and is still not
-    needed. Snapshots go on meanwhile, and it may be interrupted at any time.
+    needed. What was stored within these 24 hours is left alone, as a snapshot that is being
+    taken may need it. Snapshots go on meanwhile, and it may be interrupted at any time.
     """
     from backupd.operations.prune import prune
 
@@ -339,7 +340,7 @@ def _say_prune(app: App, report: PruneReport) -> None:
         )
         if packs
     ]
-    done = ", ".join(parts) or "nothing to reclaim"
+    done = ", ".join(parts) or "nothing to reclaim now"
     output.say(app, f"{report.target}: {count(report.packs_total, 'pack')}: {done}")
     if report.packs_marked and not report.dry_run:
         output.say(app, "  what is marked is deleted by a prune after 24 hours")

@@ -24,9 +24,9 @@ _EXITS = (
 )
 _COLUMNS = (
     Column("KEY"),
-    Column("KIND"),
+    Column("KIND", drop=1),
     Column("LABEL", shrink=8),
-    Column("MADE"),
+    Column("MADE", drop=2),
     Column("TARGETS", shrink=8),
     Column("PROBLEM", shrink=12),
 )

@@ -45,7 +45,7 @@ _COLUMNS = (
     Column("DATE"),
     Column("SIZE", right=True),
     Column("ADDED", right=True, drop=1),
-    Column("STORED", right=True),
+    Column("STORED", right=True, drop=4),
     Column("LABELS", shrink=10, drop=3),
     Column("TARGETS", shrink=8, drop=2),
     Column(""),

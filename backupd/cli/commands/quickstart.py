@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,13 +153,17 @@ def _known_model(settings: Settings, folder: Path | None) -> ModelSettings:
     from backupd.config.template import name_for, quote
 
     path = _existing_folder(folder)
-    targets = ", ".join(settings.targets)
+    first = models[0].targets if models else dict.fromkeys(settings.targets, ())
+    targets = ", ".join(
+        f"{quote(target)}: [{', '.join(map(quote, policies))}]"
+        for target, policies in first.items()
+    )
     raise errors.UsageError(
         f"{settings.source} is there already, and does not watch {path}",
         hint="add these lines to it under `models:`, then run `backupd snapshot`\n"
         f"  {quote(name_for(path))}:\n"
         f"    path: {quote(str(path))}\n"
-        f"    targets: [{targets}]",
+        f"    targets: {{{targets}}}",
     )
 
 
@@ -221,7 +226,7 @@ def _show_what_there_is(app: App, places: Places, model: ModelSettings) -> None:
             list_snapshots(installation, model=model.name),
             installation.settings.host,
         )
-    named = "" if _is_default(app, places) else f"--config {places.config} "
+    named = "" if _is_default(app, places) else f"--config {shlex.quote(str(places.config))} "
     output.say(app)
     output.say(app, "Give it back, when the folder is lost or beside it:")
     output.say(app, f"    backupd {named}restore {model.name}@latest")
