@@ -113,11 +113,15 @@ class Blocks:
             np.copyto(out, target.view(np.uint8))
 
     def take_exponents(self, words: Words, out: Bytes) -> None:
-        """The highest eight bits of each word but the sign into `out`, its exponent first."""
+        """The exponents of the numbers `words` into `out`, a byte each.
+
+        The eight bits below the sign, and of fp64 the low eight of its exponent's eleven.
+        """
         if words.itemsize == 1:
             np.left_shift(words, 1, out=out)
         else:
-            np.right_shift(words, 8 * words.itemsize - 9, out=out, casting="unsafe")
+            shift = 52 if words.itemsize == 8 else 8 * words.itemsize - 9
+            np.right_shift(words, shift, out=out, casting="unsafe")
 
     def put_planes(self, words: Words, first: int, planes: int, data: Bytes) -> None:
         """The inverse of `take_planes`: set those bytes of each word; uses scratch 3."""

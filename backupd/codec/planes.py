@@ -144,35 +144,27 @@ class PlaneEncoder:
             self._order.arrange(keys, planes)
         groups = list(raw)
         for number, plane in zip(coded, planes, strict=True):
-            group = self._put_plane(target, at, number, plane, plan)
-            groups.append(group)
-            at += group.stored_bytes
+            method, stored = self._coded(plane, plan)
+            if at + len(stored) > target.size:
+                return 0
+            target[at : at + len(stored)] = as_bytes(stored)
+            at += len(stored)
+            groups.append(Group(method, number, 1, len(stored)))
         table = Table(
             source.width, source.rotate, source.delta, plan.ordered, source.phase, tuple(groups)
         )
-        target[:begin] = np.frombuffer(table.pack(), np.uint8)
+        target[:begin] = as_bytes(table.pack())
         return at if at < source.data.size * WORTH else 0
 
-    def _put_plane(
-        self, target: Bytes, at: int, number: int, plane: Bytes, plan: PlanePlan
-    ) -> Group:
+    def _coded(self, plane: Bytes, plan: PlanePlan) -> tuple[Method, bytes | Bytes]:
         if plane[0] == plane[-1] and bool((plane == plane[0]).all()):
-            target[at] = plane[0]
-            return Group(Method.CONSTANT, number, 1, 1)
+            return Method.CONSTANT, plane[:1]
         compressor = self._repeats if plan.matches else self._numbers
         if plan.ordered:
-            frame = _compress_slices(compressor, plane)
-        else:
-            frame = compressor.compress(plane.data)
-        # An ordered plane cannot be stored raw: a reader restores the order of zstd planes only.
-        if len(frame) >= plane.size and not plan.ordered:
-            target[at : at + plane.size] = plane
-            return Group(Method.RAW, number, 1, plane.size)
-        room = target.size - at
-        if len(frame) > room:
-            return Group(Method.ZSTD, number, 1, target.size)
-        target[at : at + len(frame)] = np.frombuffer(frame, np.uint8)
-        return Group(Method.ZSTD, number, 1, len(frame))
+            # Never raw: a reader restores the order of zstd planes only.
+            return Method.ZSTD, _compress_slices(compressor, plane)
+        frame = compressor.compress(plane.data)
+        return (Method.ZSTD, frame) if len(frame) < plane.size else (Method.RAW, plane)
 
     def _buffers(self, number: int, size: int) -> list[Bytes]:
         while len(self._kept) < number:

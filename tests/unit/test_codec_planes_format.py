@@ -1,0 +1,130 @@
+"""Payloads read by a second reader, written from docs/codec.md with nothing of the project's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zstandard
+
+from backupd.codec.delta import encode_delta
+from backupd.codec.plane_decoder import PlaneDecoder
+from backupd.codec.planes import PlaneEncoder, payload_bound
+
+RNG = np.random.default_rng(3)
+EXCHANGES = (
+    *((0, 1), (2, 3), (4, 5), (6, 7)),
+    *((0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6)),
+    *((0, 4), (1, 5), (2, 6), (3, 7), (2, 4), (3, 5), (1, 2), (3, 4), (5, 6)),
+)
+
+
+def second_reader(payload: bytes, size: int, base: bytes = b"") -> bytes:
+    """docs/codec.md, step by step, an element at a time."""
+    width, flags, head, number = payload[:4]
+    count, tail = divmod(size - head, width)
+    bits = 8 * width
+    mask = (1 << bits) - 1
+    at = 4 + 7 * number
+    ends = payload[at : at + head + tail]
+    at += head + tail
+    bases = [
+        int.from_bytes(base[head + i * width : head + (i + 1) * width], "little")
+        for i in range(count if base else 0)
+    ]
+    words = [0] * count
+    for entry in range(number):
+        method, first, planes, *length = payload[4 + 7 * entry : 11 + 7 * entry]
+        stored = payload[at : (at := at + int.from_bytes(bytes(length), "little"))]
+        if method == 1:
+            reader = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+            stored = reader.decompress(stored, max_output_size=count * planes)
+            if flags & 4:
+                stored = unsorted(stored, bases, bits, count)
+        elif method == 2:
+            stored = stored * count
+        for i in range(count):
+            value = int.from_bytes(stored[i * planes : (i + 1) * planes], "little")
+            words[i] |= value << (8 * first)
+    if flags & 2:
+        bias = int.from_bytes(b"\x80" * width, "little")
+        words = [(d - bias + b) & mask for d, b in zip(words, bases, strict=True)]
+    if flags & 1:
+        words = [(w >> 1) | (w << (bits - 1)) & mask for w in words]
+    body = b"".join(w.to_bytes(width, "little") for w in words)
+    return ends[:head] + body + ends[head:]
+
+
+def unsorted(plane: bytes, bases: list[int], bits: int, count: int) -> bytes:
+    keys = [(b >> 52 if bits == 64 else b << 1 >> (bits - 8)) & 0xFF for b in bases]
+    out, columns = bytearray(plane), count // 8
+    for column in range(columns):
+        key = [keys[row * columns + column] for row in range(8)]
+        swaps = []
+        for a, b in EXCHANGES:
+            swaps.append(key[a] > key[b])
+            if swaps[-1]:
+                key[a], key[b] = key[b], key[a]
+        for (a, b), swap in reversed(list(zip(EXCHANGES, swaps, strict=True))):
+            if swap:
+                i, j = a * columns + column, b * columns + column
+                out[i], out[j] = out[j], out[i]
+    return bytes(out)
+
+
+def bf16(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bytes:
+    return (values.astype("f4").view("u4") >> 16).astype("u2").tobytes()
+
+
+def numbers(kind: str, count: int, step: float) -> tuple[bytes, bytes]:
+    base = RNG.standard_normal(count) * 0.02
+    changed = base + RNG.standard_normal(count) * step
+    if kind == "bf16":
+        return tuple(
+            (x.astype("f4").view("u4") >> 16).astype("u2").tobytes() for x in (changed, base)
+        )  # type: ignore[return-value]
+    return changed.astype(kind).tobytes(), base.astype(kind).tobytes()
+
+
+KINDS = [("f2", 2), ("bf16", 2), ("f4", 4), ("f8", 8)]
+
+
+@pytest.mark.parametrize(("kind", "width"), KINDS)
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_second_reader_reads_plain_planes(kind: str, width: int, phase: int) -> None:
+    chunk = b"x" * phase + numbers(kind, 3001, 0)[0] + b"y" * (width - 1)
+    out = bytearray(payload_bound(len(chunk)))
+    written = PlaneEncoder().encode(chunk, width, True, out, phase=phase)
+    assert written
+    assert second_reader(bytes(out[:written]), len(chunk)) == chunk
+
+
+@pytest.mark.parametrize(("kind", "width"), KINDS)
+@pytest.mark.parametrize("count", [2000, 40_003])
+def test_a_second_reader_reads_deltas(kind: str, width: int, count: int) -> None:
+    chunk, base = numbers(kind, count, 1e-5)
+    out = bytearray(payload_bound(len(chunk)))
+    written = encode_delta(PlaneEncoder(), chunk, base, width, True, out)
+    assert written
+    payload = bytes(out[:written])
+    assert bool(payload[1] & 4) == (count > 32_768)  # the order was used, so it is proved here
+    assert second_reader(payload, len(chunk), base) == chunk
+    back = bytearray(len(chunk))
+    PlaneDecoder().decode(payload, back, base=base)
+    assert back == chunk
+
+
+def test_a_difference_that_saves_nothing_is_left_to_the_plain_form() -> None:
+    chunk, _ = numbers("f4", 50_000, 0)
+    _, other = numbers("f4", 50_000, 0)
+    assert encode_delta(PlaneEncoder(), chunk, other, 4, True, bytearray(300_000)) == 0
+
+
+def test_what_does_not_shrink_is_not_worth_it() -> None:
+    noise = RNG.bytes(100_000)
+    assert PlaneEncoder().encode(noise, 4, True, bytearray(payload_bound(100_000))) == 0
+
+
+def test_an_unchanged_chunk_is_a_handful_of_bytes() -> None:
+    chunk, _ = numbers("f4", 50_000, 0)
+    out = bytearray(payload_bound(len(chunk)))
+    assert 0 < encode_delta(PlaneEncoder(), chunk, chunk, 4, True, out) < 64
