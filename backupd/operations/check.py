@@ -157,11 +157,17 @@ class _Check:
             except DamagedError as error:
                 self._find(f"{layout.KEYS}{key_id}.json", error.message)
         repository.read_tombstones(self._note_tombstone)
+        names = []
         for info in repository.target.list(layout.SNAPSHOTS):
             name = parse_name(info.name)
             if name is None:
                 self._find(info.name, "is not an object of a repository", harmless=True)
-            elif name.amendment:
+            else:
+                names.append(name)
+        # What a forget that was killed left behind is dropped by the next one.
+        forgotten = {(name.folder, name.version) for name in names if name.forgotten}
+        for name in names:
+            if name.amendment and (name.folder, name.version) not in forgotten:
                 self._check_labels(name)
 
     def _note_tombstone(self, why: str) -> None:

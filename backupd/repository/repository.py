@@ -185,29 +185,41 @@ class Repository:
             names = [parse_name(info.name) for info in self.target.list(place)]
             taken = [n.amendment for n in names if n and n.version == snapshot.name.version]
             if not taken:
-                raise ObjectMissingError(f"{snapshot.name.object_name()} was forgotten meanwhile")
+                break
             number = max(taken) + 1
             name = SnapshotName(snapshot.name.folder, snapshot.name.version, number)
             text = encode_amendment(labels, name.object_name(), self.sealer)
-            if self.target.put_if_absent(name.object_name(), [text]):
-                return self.read_snapshot(snapshot.name, number)
+            if not self.target.put_if_absent(name.object_name(), [text]):
+                continue
+            marker = SnapshotName(name.folder, name.version, forgotten=True)
+            try:
+                if self.target.stat(marker.object_name()) is None:
+                    return self.read_snapshot(snapshot.name, number)
+            except ObjectMissingError:
+                pass
+            # By one who did not see these labels, and so does not drop them.
+            self.target.delete(name.object_name())
+            break
+        raise ObjectMissingError(f"{snapshot.name.object_name()} was forgotten meanwhile")
 
     def forget(self, name: SnapshotName) -> None:
         """Drop a snapshot from the listing; its number stays taken. Repeating it is no error."""
         marker = SnapshotName(name.folder, name.version, forgotten=True)
         # The marker first: from here on it is not listed, and its number is not free.
         self.target.put(marker.object_name(), [b"forgotten\n"])
-        others = [parse_name(i.name) for i in self.target.list(f"{layout.SNAPSHOTS}{name.folder}/")]
-        for other in others:
-            if other and other.version == name.version and not other.forgotten:
-                self.target.delete(other.object_name())
-        highest = max((other.version for other in others if other), default=0)
-        for other in others:
+        place = f"{layout.SNAPSHOTS}{name.folder}/"
+        there = [found for info in self.target.list(place) if (found := parse_name(info.name))]
+        dropped = {name.version, *(found.version for found in there if found.forgotten)}
+        # Also what an earlier run that was killed left standing under its marker: once the
+        # marker is gone, that would be listed again, and prune may have taken its packs.
+        for found in there:
+            if found.version in dropped and not found.forgotten:
+                self.target.delete(found.object_name())
+        highest = max((found.version for found in there), default=0)
+        for version in sorted(dropped):
             # Only the highest number needs its marker; one below it cannot be taken again.
-            if other and other.forgotten and other.version < highest:
-                self.target.delete(other.object_name())
-        if name.version < highest:
-            self.target.delete(marker.object_name())
+            if version < highest:
+                self.target.delete(SnapshotName(name.folder, version, forgotten=True).object_name())
 
     # -- index --------------------------------------------------------------------------------
 

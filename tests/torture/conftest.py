@@ -1,0 +1,3 @@
+"""Fixtures of the torture tests."""
+
+from tests.support.world import small_packs as small_packs
