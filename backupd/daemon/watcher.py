@@ -209,13 +209,19 @@ class ModelWatch:
         if self._changed.is_set():
             return
         paths = [os.fsencode(path) for path in (event.src_path, event.dest_path) if path]
-        root = os.fsencode(os.path.realpath(self.model.path)) + b"/"
-        if not self._exclusion or not all(
-            path.startswith(root)
-            and self._exclusion.excludes(path[len(root) :], folder=event.is_directory)
-            for path in paths
-        ):
+        if not all(self._excluded(path, folder=event.is_directory) for path in paths):
             self._changed.set()
+
+    def _excluded(self, path: bytes, *, folder: bool) -> bool:
+        """Whether a scan would pass the path by, for itself or for a folder that it lies in."""
+        root = os.fsencode(os.path.realpath(self.model.path)) + b"/"
+        if not self._exclusion or not path.startswith(root):
+            return False
+        names = path[len(root) :].split(b"/")
+        return any(
+            self._exclusion.excludes(b"/".join(names[:depth]), folder=folder or depth < len(names))
+            for depth in range(1, len(names) + 1)
+        )
 
     def _tell(self, state: WatchState) -> None:
         if state != self._state:
