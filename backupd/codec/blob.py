@@ -29,6 +29,7 @@ HEADROOM = 512  # room that a frame leaves before its chunk; no header is longer
 _ZSTD_LEVEL = 3
 _PROBE_SIZE = 16 * 1024
 _PROBE_COUNT = 4
+_SMALL = 16 * 1024
 _WORTH = 0.97  # below this share of the plain bytes, compression pays for its time
 
 
@@ -111,7 +112,9 @@ class BlobEncoder:
         chunk = frame[HEADROOM:]
         size = len(chunk)
         if size <= 2 * _PROBE_SIZE * _PROBE_COUNT or self._worth_trying(chunk, size):
-            payload = self._zstd.compress(chunk)
+            # What is small is cheap to store and dear to set a high level up for.
+            compressor = self._zstd if size > _SMALL else self._probe
+            payload = compressor.compress(chunk)
             if len(payload) < size * _WORTH:
                 return Encoded(Codec.ZSTD, b"", _ZSTD_HEADER + payload)
         begin = HEADROOM - HEADER_SIZE

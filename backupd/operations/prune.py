@@ -151,11 +151,11 @@ def _carry_out(
         name, stored = encode_tombstone(now, marked, repository.sealer)
         repository.target.put(name, [stored])
     checkpoint()
-    gone = plan.delete
+    gone = plan.delete | plan.vanished
     if plan.rewrite_index:
         _rewrite_index(repository, survey, fresh, gone)
     progress.begin("delete")
-    for pack_id in sorted(gone):
+    for pack_id in sorted(plan.delete):
         checkpoint()
         repository.target.delete(pack_name(pack_id))
         progress.advance(0, 1)

@@ -21,7 +21,7 @@ from backupd.operations.previous import Previous, PreviousEntry, same_but_for_in
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotReport, TargetResult
 from backupd.operations.tree_cache import TreeCache
-from backupd.operations.tree_sink import TreeSink
+from backupd.operations.tree_sink import KeptFile, TreeSink
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree import FileType, TreeEntry
@@ -218,8 +218,7 @@ def _capture_file(
             stored = sink.read(file, extents)
             if file.unchanged():
                 left_out.extend(notes)
-                entry = TreeEntry(item.path, FileType.FILE, metadata, extents=extents)
-                sink.accept(stored, entry, before)
+                sink.accept(stored, KeptFile(item.path, metadata, extents, before))
                 return
     raise LeftOutError(
         Skipped(
@@ -235,9 +234,9 @@ def _notes(left_out: list[Skipped]) -> list[str]:
 
 
 def _parallel_puts(installation: Installation, repository: Repository) -> int:
-    """Packs put at once: a disk gains nothing by more than one, a store far away does."""
+    """Packs put behind the workers: a disk gains nothing by it, a store far away does."""
     settings = installation.settings.targets[repository.name]
-    return 1 if isinstance(settings, LocalTarget | NasTarget) else 4
+    return 0 if isinstance(settings, LocalTarget | NasTarget) else 4
 
 
 def _copy_on(

@@ -1,13 +1,14 @@
 """The pipeline that stores files: one reader, some workers, packs put behind them.
 
-The caller's thread reads and cuts; workers hash, encode and seal; the writer's threads put
-packs. Queues between them are bounded by the frames there are, so memory does not depend on the
-size of a model: `(workers + 2)` frames of a chunk's most bytes, and the writer's pack buffers.
+The caller's thread reads and cuts; workers hash, encode and seal; packs are put behind them.
+Queues between them are bounded by the frames there are, so memory does not depend on the size of
+a model: `(workers + 1)` frames of a chunk's most bytes, and the writer's pack buffers.
 Entries come out in the order in which files went in.
 """
 
 from __future__ import annotations
 
+import mmap
 import queue
 import threading
 from collections import deque
@@ -26,9 +27,6 @@ from backupd.repository.writer import PackStream, Writer
 
 # How much is read before the cut is looked for again: what lies behind a cut is read twice.
 _STEP = 512 * 1024
-# Small files go to a worker together, as a hand-over costs more than one of them does.
-_BATCH_BYTES = 1 << 20
-_BATCH_FILES = 128
 
 
 @dataclass(slots=True, eq=False)
@@ -53,19 +51,12 @@ class StoredFile:
 
 @dataclass(slots=True)
 class _Piece:
-    """A chunk in a frame: `frame[begin - HEADROOM : begin + size]` is the codec's frame."""
+    """A chunk in a frame, at `frame[HEADROOM : HEADROOM + size]`, and its place in its file."""
 
+    frame: memoryview
+    size: int
     file: StoredFile
     number: int
-    begin: int
-    size: int
-    whole: bool
-
-
-@dataclass(slots=True)
-class _Batch:
-    frame: memoryview
-    pieces: list[_Piece]
 
 
 class FileStore:
@@ -91,15 +82,16 @@ class FileStore:
         self._failure: BaseException | None = None
         self._frames: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._frame_size = HEADROOM + parameters.max_size
-        self._frames_left = workers + 2
-        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._batch: _Batch | None = None
-        self._batch_end = 0
+        self._frames_left = workers + 1
+        self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        self._small_frame = memoryview(mmap.mmap(-1, HEADROOM + self._whole_size))
+        self._small_stream = writer.stream()
         self._order: deque[StoredFile] = deque()
-        self.streams = [writer.stream() for _ in range(workers)]
+        worker_streams = [writer.stream() for _ in range(workers)]
+        self.streams = [self._small_stream, *worker_streams]
         self._threads = [
             threading.Thread(target=self._work, args=(stream,), name=f"store-{n}", daemon=True)
-            for n, stream in enumerate(self.streams)
+            for n, stream in enumerate(worker_streams)
         ]
         for thread in self._threads:
             thread.start()
@@ -140,31 +132,24 @@ class FileStore:
             yield self._order.popleft()
 
     def _add_small(self, file: CaptureFile, run: tuple[int, int], stored: StoredFile) -> None:
-        offset, length = run
-        batch = self._batch
-        if batch is None or self._batch_end + HEADROOM + length > len(batch.frame):
-            self._send_batch()
-            batch = self._batch = _Batch(self._take_frame(), [])
-            self._batch_end = 0
-        begin = self._batch_end + HEADROOM
-        size = file.read_into(batch.frame[begin : begin + length], offset) if length else 0
-        if not size:
-            stored.content_hash = blake3().digest()
-            return
-        stored.chunks.append(None)
-        stored.waiting = 1
-        batch.pieces.append(_Piece(stored, 0, begin, size, whole=True))
-        self._batch_end = begin + size
-        if self._batch_end >= _BATCH_BYTES or len(batch.pieces) >= _BATCH_FILES:
-            self._send_batch()
+        """Read and store a file of one chunk here and now.
 
-    def _send_batch(self) -> None:
-        batch, self._batch = self._batch, None
-        if batch is not None:
-            if batch.pieces:
-                self._batches.put(batch)
-            else:
-                self._frames.put(batch.frame)
+        Handing it to a worker would cost more than it does itself: of a small file's time most
+        is Python's, which threads cannot share.
+        """
+        offset, length = run
+        frame = self._small_frame[: HEADROOM + length]
+        size = file.read_into(frame[HEADROOM:], offset) if length else 0
+        chunk = frame[HEADROOM : HEADROOM + size]
+        stored.content_hash = blake3(chunk).digest()
+        if size:
+            blob_id = self._blob_id(chunk)
+            if self._writer.claim(blob_id):
+                self._check()
+                frame = frame[: HEADROOM + size]
+                self._small_stream.store(blob_id, BlobKind.DATA, frame, size)
+            stored.chunks.append(ChunkRef(blob_id, size))
+            self._advance(size, 0)
 
     def _add_run(
         self, file: CaptureFile, offset: int, length: int, stored: StoredFile, hasher: blake3
@@ -191,14 +176,13 @@ class FileStore:
                 number = len(stored.chunks)
                 stored.chunks.append(None)
                 stored.waiting += 1
-            piece = _Piece(stored, number, HEADROOM, size, whole=False)
-            self._batches.put(_Batch(frame, [piece]))
+            self._pieces.put(_Piece(frame, size, stored, number))
             offset += size
 
     def _take_frame(self) -> memoryview:
         if self._frames_left and self._frames.empty():
             self._frames_left -= 1
-            return memoryview(bytearray(self._frame_size))
+            return memoryview(mmap.mmap(-1, self._frame_size))
         while True:
             self._check()
             try:
@@ -216,25 +200,21 @@ class FileStore:
     # -- the workers' side --------------------------------------------------------------------
 
     def _work(self, stream: PackStream) -> None:
-        while (batch := self._batches.get()) is not None:
+        while (piece := self._pieces.get()) is not None:
             try:
                 if self._failure is None:
-                    for piece in batch.pieces:
-                        self._store(stream, batch.frame, piece)
+                    self._store(stream, piece)
             except BaseException as error:
                 self._failure = error
             finally:
-                self._frames.put(batch.frame)
+                self._frames.put(piece.frame)
 
-    def _store(self, stream: PackStream, frame: memoryview, piece: _Piece) -> None:
-        begin, end = piece.begin, piece.begin + piece.size
-        chunk = frame[begin:end]
-        blob_id = self._blob_id(chunk)
-        file = piece.file
-        if piece.whole:
-            file.content_hash = blake3(chunk).digest()
+    def _store(self, stream: PackStream, piece: _Piece) -> None:
+        frame = piece.frame[: HEADROOM + piece.size]
+        blob_id = self._blob_id(frame[HEADROOM:])
         if self._writer.claim(blob_id):
-            stream.store(blob_id, BlobKind.DATA, frame[begin - HEADROOM : end], piece.size)
+            stream.store(blob_id, BlobKind.DATA, frame, piece.size)
+        file = piece.file
         with self._lock:
             file.chunks[piece.number] = ChunkRef(blob_id, piece.size)
             file.waiting -= 1
@@ -244,7 +224,6 @@ class FileStore:
 
     def close(self) -> None:
         """Wait until all chunks are sealed and all packs handed over. Raises what failed."""
-        self._send_batch()
         self._end_workers()
         if self._failure is not None:
             raise self._failure
@@ -253,7 +232,6 @@ class FileStore:
 
     def abandon(self) -> None:
         """End early; packs that have something in them are still handed over."""
-        self._batch = None
         self._end_workers()
         for stream in self.streams:
             try:
@@ -263,7 +241,7 @@ class FileStore:
 
     def _end_workers(self) -> None:
         for _ in self._threads:
-            self._batches.put(None)
+            self._pieces.put(None)
         for thread in self._threads:
             thread.join()
         self._threads = []

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backupd.capture.reading import CaptureFile
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
@@ -18,13 +17,22 @@ from backupd.operations.tree_cache import TreeCache
 from backupd.repository.records import BlobKind
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord
-from backupd.repository.tree import FileType, TreeEntry
+from backupd.repository.tree import FileType, Metadata, TreeEntry
 from backupd.repository.tree_codec import INLINE_CHUNKS, TreeCutter, encode_chunk_list, encode_entry
 
 if TYPE_CHECKING:
     # numpy comes with these; an unchanged model is told without it.
     from backupd.operations.storing import FileStore, StoredFile
     from backupd.repository.writer import PackStream, Writer
+
+
+class KeptFile(NamedTuple):
+    """A file that was read and held still, and what it was in the previous snapshot."""
+
+    path: bytes
+    metadata: Metadata
+    extents: tuple[tuple[int, int], ...]
+    before: PreviousEntry | None
 
 
 class TreeSink:
@@ -85,9 +93,9 @@ class TreeSink:
         self._progress.grow(file.stat.st_size)
         return self._file_store().add(file, extents, None)
 
-    def accept(self, stored: StoredFile, entry: TreeEntry, before: PreviousEntry | None) -> None:
-        """The file that was read held still: it becomes this entry with its chunks."""
-        stored.tag = (entry, before)
+    def accept(self, stored: StoredFile, kept: KeptFile) -> None:
+        """The file that was read held still: it becomes an entry when its chunks are stored."""
+        stored.tag = kept
         self._file_store().accept(stored)
         self._drain()
 
@@ -98,13 +106,10 @@ class TreeSink:
             if isinstance(tag, PreviousEntry | TreeEntry):
                 self._emit(tag)
                 continue
-            assert isinstance(tag, tuple)
-            entry, before = tag
-            self._emit(self._whole(entry, stored, before))
+            assert isinstance(tag, KeptFile)
+            self._emit(self._whole(tag, stored))
 
-    def _whole(
-        self, entry: TreeEntry, stored: StoredFile, before: PreviousEntry | None
-    ) -> TreeEntry:
+    def _whole(self, kept: KeptFile, stored: StoredFile) -> TreeEntry:
         refs = stored.refs()
         chunk_list = b""
         if len(refs) > INLINE_CHUNKS:
@@ -112,7 +117,16 @@ class TreeSink:
                 BlobKind.CHUNK_LIST, encode_chunk_list(refs)
             )
             refs = ()
-        whole = replace(entry, chunks=refs, chunk_list=chunk_list, content_hash=stored.content_hash)
+        whole = TreeEntry(
+            kept.path,
+            FileType.FILE,
+            kept.metadata,
+            chunks=refs,
+            chunk_list=chunk_list,
+            extents=kept.extents,
+            content_hash=stored.content_hash,
+        )
+        before = kept.before
         if before is None or not same_but_for_inode(before.entry, whole):
             self.changed = True
         return whole
@@ -149,7 +163,7 @@ class TreeSink:
                 self._repository,
                 index,
                 clock=self._clock,
-                workers=self._workers + 1,
+                workers=self._workers + 2,  # small files and the tree have a stream each
                 parallel_puts=self._parallel_puts,
                 note=self._progress.note,
             )

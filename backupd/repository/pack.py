@@ -5,6 +5,7 @@ A pack is built in a kept buffer and named by the BLAKE3 of its bytes.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -41,7 +42,8 @@ class PackBuilder:
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
-        self._buffer = memoryview(bytearray(PACK_CAPACITY))
+        # An anonymous mapping, as a bytearray is filled with zeros and so takes memory at once.
+        self._buffer = memoryview(mmap.mmap(-1, PACK_CAPACITY))
         self._records = bytearray()
         self._bases = bytearray()
         self.count = 0

@@ -23,20 +23,21 @@ class PrunePlan:
     """Pack ids by what becomes of them; each pack is in at most one of the sets.
 
     `mark` nobody needs; `repack` has what is needed copied out, and is marked then; `unmark` is
-    needed again; `delete` was marked long enough. `tombstones` are those that hold a mark that
-    goes, and `rewrite_index` says that index objects are to be written anew.
+    needed again; `delete` was marked long enough; `vanished` is marked and gone already, as after
+    a prune that was killed. `rewrite_index` says that index objects are to be written anew.
     """
 
     mark: frozenset[bytes]
     repack: frozenset[bytes]
     unmark: frozenset[bytes]
     delete: frozenset[bytes]
+    vanished: frozenset[bytes]
     rewrite_index: bool
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        changes = self.mark or self.repack or self.unmark or self.delete
+        changes = self.mark or self.repack or self.unmark or self.delete or self.vanished
         return not changes and not self.rewrite_index
 
 
@@ -60,12 +61,16 @@ def plan_prune(
             # Of two marks the older counts: nobody has relied on the pack since.
             marked[pack_id] = min(stone.marked, marked.get(pack_id, stone.marked))
     mark, repack, unmark, delete, small = set(), set(), set(), set(), []
-    known = set()
+    vanished = marked.keys() - modified.keys()
+    indexed_but_gone = False
     for pack in packs:
-        known.add(pack.pack_id)
         since = marked.get(pack.pack_id)
         there = modified.get(pack.pack_id)
         if there is None:
+            if pack.used_count:
+                vanished.discard(pack.pack_id)
+            elif since is not None:
+                indexed_but_gone = True
             continue
         if since is not None:
             if pack.used_count:
@@ -85,11 +90,11 @@ def plan_prune(
             small.append(pack.pack_id)
     if len(small) >= SMALL_PACKS:
         repack.update(small)
-    gone = {pack_id for pack_id in known if pack_id not in modified and pack_id in marked}
     return PrunePlan(
         mark=frozenset(mark),
         repack=frozenset(repack),
         unmark=frozenset(unmark),
-        delete=frozenset(delete | gone),
-        rewrite_index=bool(delete or gone) or index_objects > 32,
+        delete=frozenset(delete),
+        vanished=frozenset(vanished),
+        rewrite_index=bool(delete) or indexed_but_gone or index_objects > 32,
     )

@@ -92,3 +92,15 @@ def parse_table(table: memoryview, pack_size: int) -> Iterator[BlobRecord]:
             base_id = bytes(table[base_at : base_at + ID_SIZE])
             base_at += ID_SIZE
         yield BlobRecord(blob_id, offset, sealed_size, plain_size, kind, codec, base_id)
+
+
+def record_at(table: memoryview, at: int) -> BlobRecord:
+    """The record at byte `at` of a table that is known to be sound."""
+    blob_id, offset, sealed_size, plain_size, kind, codec, flags, _ = RECORD.unpack_from(table, at)
+    base_id = b""
+    if flags & FLAG_BASE:
+        count = int.from_bytes(table[:4], "little")
+        earlier = bytes(table[4 + RECORD.size - 2 : at : RECORD.size]).count(FLAG_BASE)
+        begin = 4 + count * RECORD.size + earlier * ID_SIZE
+        base_id = bytes(table[begin : begin + ID_SIZE])
+    return BlobRecord(blob_id, offset, sealed_size, plain_size, kind, codec, base_id)

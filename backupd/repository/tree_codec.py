@@ -27,15 +27,15 @@ _MOST_BYTES = 4 << 20
 INLINE_CHUNKS = 4
 _LIST_RECORD = ID_SIZE + 4
 
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+_quote = json.encoder.encode_basestring_ascii
 
 
-def _put_bytes(value: dict[str, Any], key: str, raw: bytes) -> None:
+def _text(key: str, raw: bytes) -> str:
     """A path as text where it is UTF-8, else as base64 under the key with `64` behind it."""
     try:
-        value[key] = raw.decode()
+        return f'"{key}":{_quote(raw.decode())}'
     except UnicodeDecodeError:
-        value[key + "64"] = base64.b64encode(raw).decode()
+        return f'"{key}64":"{base64.b64encode(raw).decode()}"'
 
 
 def _take_bytes(value: dict[str, Any], key: str) -> bytes:
@@ -50,36 +50,32 @@ def _take_bytes(value: dict[str, Any], key: str) -> bytes:
 def encode_entry(entry: TreeEntry) -> bytes:
     """One line, with its newline."""
     meta = entry.metadata
-    value: dict[str, Any] = {"type": entry.type.value}
-    _put_bytes(value, "path", entry.path)
-    value["mode"] = meta.mode
-    value["uid"] = meta.uid
-    value["gid"] = meta.gid
-    if meta.user:
-        value["user"] = meta.user
-    if meta.group:
-        value["group"] = meta.group
-    value["mtime"] = meta.mtime_ns
-    value["ctime"] = meta.ctime_ns
-    value["inode"] = meta.inode
-    value["device"] = meta.device
-    value["size"] = meta.size_bytes
+    # Written out, as a JSON encoder over a dictionary takes thrice as long, a file.
+    line = (
+        f'{{"type":"{entry.type.value}",{_text("path", entry.path)},"mode":{meta.mode},'
+        f'"uid":{meta.uid},"gid":{meta.gid},"user":{_quote(meta.user)},'
+        f'"group":{_quote(meta.group)},"mtime":{meta.mtime_ns},"ctime":{meta.ctime_ns},'
+        f'"inode":{meta.inode},"device":{meta.device},"size":{meta.size_bytes}'
+    )
     if meta.xattrs:
-        value["xattrs"] = {
-            base64.b64encode(name).decode(): base64.b64encode(data).decode()
+        xattrs = ",".join(
+            f'"{base64.b64encode(name).decode()}":"{base64.b64encode(data).decode()}"'
             for name, data in sorted(meta.xattrs.items())
-        }
+        )
+        line += f',"xattrs":{{{xattrs}}}'
     if entry.link:
-        _put_bytes(value, "link", entry.link)
+        line += f",{_text('link', entry.link)}"
     if entry.chunks:
-        value["chunks"] = [[ref.blob_id.hex(), ref.size_bytes] for ref in entry.chunks]
+        chunks = ",".join(f'["{ref.blob_id.hex()}",{ref.size_bytes}]' for ref in entry.chunks)
+        line += f',"chunks":[{chunks}]'
     if entry.chunk_list:
-        value["list"] = entry.chunk_list.hex()
+        line += f',"list":"{entry.chunk_list.hex()}"'
     if entry.extents:
-        value["extents"] = [list(extent) for extent in entry.extents]
+        extents = ",".join(f"[{offset},{size}]" for offset, size in entry.extents)
+        line += f',"extents":[{extents}]'
     if entry.content_hash:
-        value["blake3"] = entry.content_hash.hex()
-    return _encode(value).encode() + b"\n"
+        line += f',"blake3":"{entry.content_hash.hex()}"'
+    return f"{line}}}\n".encode()
 
 
 def _id(text: str) -> bytes:
