@@ -59,6 +59,9 @@ class CommandFailedError(Exception):
 def run(command: Command) -> Cost:
     """Run `command` to its end and return its cost. Raises CommandFailedError, OSError."""
     with tempfile.TemporaryFile() as output:
+        # The kernel carries the size of the parent before exec over into the child's ru_maxrss,
+        # which therefore says something of the child only where it is larger.
+        own = _memory(os.getpid())[1]
         busy = _machine_cpu_seconds()
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -81,17 +84,14 @@ def run(command: Command) -> Cost:
             raise CommandFailedError(
                 f"{' '.join(command.arguments)} ended with code {process.returncode}: {said}"
             )
+    peak_bytes = max(peak.bytes, usage.ru_maxrss << 10 if usage.ru_maxrss << 10 > own else 0)
     cpu_seconds = usage.ru_utime + usage.ru_stime
     available = seconds * (os.cpu_count() or 1)
-    return Cost(seconds, cpu_seconds, peak.bytes, max(0.0, (busy - cpu_seconds) / available))
+    return Cost(seconds, cpu_seconds, peak_bytes, max(0.0, (busy - cpu_seconds) / available))
 
 
 class _PeakOfTree:
-    """Samples the memory of a process and its descendants while the block runs.
-
-    ru_maxrss does not serve: it is that of the largest single process, and the kernel carries the
-    size of the parent before exec over into it.
-    """
+    """Samples the memory of a process and its descendants while the block runs."""
 
     def __init__(self, pid: int) -> None:
         self.bytes = 0
