@@ -20,6 +20,7 @@ from backupd.capture.containers.regions import (
     tensor_bytes,
 )
 from backupd.capture.containers.torch_pickle import (
+    MAX_OPCODES,
     MAX_PICKLE_BYTES,
     TensorTable,
     View,
@@ -80,18 +81,21 @@ def torch_root(members: Sequence[Member]) -> str | None:
 
 
 def torch_regions(
-    file: BoundedFile, members: Sequence[Member], root: str
-) -> tuple[list[TensorRegion], str]:
-    """Return the regions of the storages below `root`, and a note on what is not known of them.
+    file: BoundedFile, members: Sequence[Member], root: str, most_opcodes: int = MAX_OPCODES
+) -> tuple[list[TensorRegion], str, int]:
+    """Return the regions of the storages below `root`, a note on what is not known of them, and
+    how many of `most_opcodes` are left for other archives of the file.
 
     A pickle that is not understood costs the names: its storages are opaque regions then.
     """
     by_name = {member.name: member for member in members}
     note = ""
     try:
-        table = read_tensor_table(_member_bytes(file, by_name[f"{root}data.pkl"]))
+        pickled = by_name[f"{root}data.pkl"]
+        table = read_tensor_table(_member_bytes(file, pickled), most_opcodes)
     except MalformedError as error:
-        table = TensorTable((), {})
+        # How far it came is not told; no opcode is shorter than a byte.
+        table = TensorTable((), {}, min(pickled.size_bytes, most_opcodes))
         note = f"names and types of its tensors are unknown: {error}"
     foreign = _is_big_endian(file, by_name.get(f"{root}byteorder"))
     views: dict[str, dict[View, str]] = {}
@@ -111,7 +115,7 @@ def torch_regions(
         name, dtype, shape = found
         dtype = big_endian(dtype) if foreign else dtype
         regions.append(TensorRegion(name, dtype, shape, member.data_offset, member.size_bytes))
-    return regions, note
+    return regions, note, most_opcodes - table.opcodes
 
 
 def _region(

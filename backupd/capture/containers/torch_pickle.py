@@ -74,22 +74,23 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class TensorTable:
-    """The views with their dotted names, in the pickle's order, and every storage by its key,
-    also of those that no view was understood on."""
+    """The views with their dotted names, in the pickle's order, every storage by its key, also of
+    those that no view was understood on, and how many opcodes that took."""
 
     views: tuple[tuple[str, View], ...]
     storages: dict[str, Storage]
+    opcodes: int
 
 
-def read_tensor_table(data: bytes) -> TensorTable:
+def read_tensor_table(data: bytes, most_opcodes: int = MAX_OPCODES) -> TensorTable:
     """Return what the pickle `data`, of at most `MAX_PICKLE_BYTES`, says of tensors.
 
-    Raises MalformedError where it is no pickle, needs an opcode that torch does not write, or
-    goes beyond the bounds of this module.
+    Raises MalformedError where it is no pickle, needs an opcode that torch does not write, has
+    more than `most_opcodes`, or goes beyond the bounds of this module.
     """
     machine = _Machine()
-    root = machine.run(data)
-    return TensorTable(tuple(_named_views(root)), machine.storages)
+    root, opcodes = machine.run(data, most_opcodes)
+    return TensorTable(tuple(_named_views(root)), machine.storages, opcodes)
 
 
 class _Machine:
@@ -100,18 +101,19 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
-    def run(self, data: bytes) -> Any:
-        """Return the value that is left at STOP."""
+    def run(self, data: bytes, most_opcodes: int) -> tuple[Any, int]:
+        """Return the value that is left at STOP, and how many opcodes led there."""
         # 6 ms, and only torch files need it
         from pickletools import genops
 
         handlers = _HANDLERS
         try:
-            for count, (opcode, argument, _) in enumerate(genops(data)):
-                if count >= MAX_OPCODES:
+            count = 0
+            for count, (opcode, argument, _) in enumerate(genops(data), 1):
+                if count > most_opcodes:
                     raise MalformedError("more opcodes than are followed")
                 handlers[opcode.name](self, argument)
-            return self.stack.pop()
+            return self.stack.pop(), count
         except _UNEXPECTED as error:
             raise MalformedError("a pickle that torch does not write") from error
 

@@ -17,6 +17,7 @@ from backupd.capture.containers.regions import (
     make_layout,
 )
 from backupd.capture.containers.torch_archive import torch_regions, torch_root
+from backupd.capture.containers.torch_pickle import MAX_OPCODES
 from backupd.capture.containers.zip_archive import Archive, Member, read_archive
 
 _MAX_ARCHIVES = 10_000
@@ -31,7 +32,7 @@ def parse_zip(file: BoundedFile) -> Layout:
     members = archives[0].members
     root = torch_root(members)
     if root is not None:
-        regions, note = torch_regions(file, members, root)
+        regions, note, _ = torch_regions(file, members, root)
         return make_layout("pytorch", regions, file.size, note)
     names = {member.name for member in members}
     if names and all(name.endswith(".npy") for name in names):
@@ -59,11 +60,12 @@ def _distributed(file: BoundedFile, archives: Sequence[Archive]) -> Layout:
     stays the same from checkpoint to checkpoint.
     """
     regions: list[TensorRegion] = []
+    opcodes = MAX_OPCODES
     for number, archive in enumerate(archives):
         root = torch_root(archive.members)
         if root is None:
             raise MalformedError("an archive behind another that torch did not write")
-        found, _ = torch_regions(file, archive.members, root)
+        found, _, opcodes = torch_regions(file, archive.members, root, opcodes)
         regions.extend(replace(region, name=f"{number}.{region.name}") for region in found)
     return make_layout("pytorch-distributed", regions, file.size)
 
