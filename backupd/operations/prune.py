@@ -183,8 +183,8 @@ def _rewrite_tombstones(
     """Take packs out of the tombstones; what else one marks stays marked since then."""
     for stone in tombstones:
         rest = stone.packs - settled
-        if rest == stone.packs:
-            continue
+        if rest == stone.packs or repository.target.stat(stone.name) is None:
+            continue  # nothing goes, or another prune wrote what stays of it
         if rest:
             name, stored = encode_tombstone(stone.marked, rest, repository.sealer)
             repository.target.put(name, [stored])
