@@ -25,6 +25,7 @@ from backupd.errors import EXIT_FAILED, BackupdError
 from backupd.operations.reports import SnapshotInfo
 
 CONNECT_SECONDS = 2.0
+_RETRY_CONNECT_SECONDS = 0.02
 # A daemon answers `status` in milliseconds, and while a job is waited for it sends a line a second.
 ANSWER_SECONDS = 15.0
 # `list` reads from the targets.
@@ -160,9 +161,18 @@ def wait_until_ready(state_dir: Path, seconds: float) -> bool:
 
 
 def _connect(connection: socket.socket, state_dir: Path, place: Path) -> None:
+    deadline = time.monotonic() + CONNECT_SECONDS
     try:
         with socket_address(state_dir) as address:
-            connection.connect(address)
+            while True:
+                try:
+                    return connection.connect(address)
+                except BlockingIOError:
+                    # Many connect at once: connect(2) of a Unix socket with a timeout does not
+                    # wait for room in the queue, but gives EAGAIN.
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(_RETRY_CONNECT_SECONDS)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise DaemonAbsentError(
             f"no daemon answers at {place}",

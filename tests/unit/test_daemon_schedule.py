@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -53,7 +54,7 @@ def test_every_quarter_of_an_hour_is_every_quarter_of_an_hour_when_clocks_change
 ) -> None:
     begin = at(day, zone)
     found = runs(Schedule("*/15 * * * *", zone), begin, begin + 3 * DAY)
-    assert {late - early for early, late in zip(found, found[1:], strict=False)} == {900.0}
+    assert {late - early for early, late in itertools.pairwise(found)} == {900.0}
 
 
 @pytest.mark.parametrize("cron", ["0 0 * * *", "30 2 * * *", "15 1 * * *", "59 23 * * *"])
@@ -61,7 +62,7 @@ def test_every_quarter_of_an_hour_is_every_quarter_of_an_hour_when_clocks_change
 def test_a_daily_run_leaves_no_day_out_when_clocks_change(cron: str, zone: str) -> None:
     found = runs(Schedule(cron, zone), at("2026-01-01"), at("2027-01-01"))
     days = [datetime.fromtimestamp(moment, ZoneInfo(zone)).date() for moment in found]
-    gaps = {(late - early).days for early, late in zip(days, days[1:], strict=False)}
+    gaps = {(late - early).days for early, late in itertools.pairwise(days)}
     assert gaps <= {0, 1}
     assert len(set(days)) >= 365
 

@@ -202,8 +202,15 @@ assert not watch.seen().reliable
 
 def test_the_kernel_s_own_limit_is_noticed_also_when_it_is_reached_later(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", sys.executable, "-c", _IN_A_SMALL_NAMESPACE]
-        + [str(folder(tmp_path))],
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            sys.executable,
+            "-c",
+            _IN_A_SMALL_NAMESPACE,
+            str(folder(tmp_path)),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
