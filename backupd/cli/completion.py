@@ -139,7 +139,7 @@ def _app(ctx: click.Context) -> App:
 def _settings(ctx: click.Context) -> Settings:
     from backupd.cli.opening import load_settings
 
-    return load_settings(_app(ctx))
+    return load_settings(_app(ctx), quickly=True)
 
 
 def _silent(

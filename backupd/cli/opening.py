@@ -27,19 +27,30 @@ def config_path(app: App) -> Path:
     return find_config(app.environment)
 
 
-def load_settings(app: App) -> Settings:
-    """The configuration; raises `ConfigError`."""
-    # Imported here: pydantic and yaml cost 100 ms, and `--version` needs neither.
-    from backupd.config.load import load_config
+def load_settings(app: App, *, quickly: bool = False) -> Settings:
+    """The configuration; raises `ConfigError`.
 
-    settings = load_config(config_path(app), app.environment)
+    `quickly` is for commands that only look: see `config.cache`.
+    """
+    path = config_path(app)
+    if quickly:
+        from backupd.config.cache import load_config_quickly
+
+        settings = load_config_quickly(path, app.environment)
+    else:
+        # Imported here: pydantic and yaml cost 150 ms, and `--version` needs neither.
+        from backupd.config.load import load_config
+
+        settings = load_config(path, app.environment)
     app.state_dir = settings.state_dir
     return settings
 
 
 @contextmanager
-def opened(app: App, repository: str = "") -> Iterator[Installation]:
+def opened(app: App, repository: str = "", *, quickly: bool = False) -> Iterator[Installation]:
     """The installation of the configuration, or of the one repository at `repository`.
+
+    `quickly` is as in `load_settings`.
 
     Where that needs a key, none is in the environment and a person sits there, the passphrase
     is asked for. Raises `WrongKeyError`, `TargetUnreachableError`, `ConfigError`.
@@ -60,7 +71,7 @@ def opened(app: App, repository: str = "") -> Iterator[Installation]:
         )
     else:
         installation = open_installation(
-            load_settings(app), environment=app.environment, clock=app.clock
+            load_settings(app, quickly=quickly), environment=app.environment, clock=app.clock
         )
     with installation:
         yield installation

@@ -100,7 +100,7 @@ def list_command(
     from backupd.operations.catalog import read_catalog
 
     wanted = mapping(labels, "label")
-    with opened(app, repository) as installation:
+    with opened(app, repository, quickly=True) as installation:
         catalog = read_catalog(installation, model=model, host=host, targets=target or None)
         own_host = installation.settings.host
         _refuse_unknown_model(installation, catalog, model)
@@ -194,7 +194,7 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
     """
     from backupd.operations.resolve import resolve
 
-    with opened(app, repository) as installation:
+    with opened(app, repository, quickly=True) as installation:
         info = resolve(installation, snapshot, target=target).info
     output.document(app, {"snapshot": documents.snapshot(info)})
     if not app.json:
@@ -269,7 +269,7 @@ def files_command(
     from backupd.operations.catalog import iterate_files
     from backupd.operations.resolve import resolve
 
-    with opened(app, repository) as installation:
+    with opened(app, repository, quickly=True) as installation:
         resolved = resolve(installation, snapshot, target=target)
         entries = iterate_files(resolved, patterns)
         if app.json:

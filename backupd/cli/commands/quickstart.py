@@ -120,7 +120,7 @@ def _start(app: App, places: Places, folder: Path | None) -> ModelSettings:
         raise problems[0].error()
     _initialise(app, settings)
     _write_new(places.config, text)
-    output.say(app, f"configuration: {places.config} (commented; edit it to your needs)")
+    output.say(app, f"configuration: {places.config} (commented)")
     [model] = settings.models.values()
     return model
 

@@ -73,7 +73,7 @@ def say_init(app: App, installation: Installation, report: InitReport) -> None:
     for name, error in report.failed.items():
         output.warn(app, f"{name}: {error}; `backupd init` makes it later")
     if report.key_file:
-        output.say(app, f"key file: {report.key_file} (made now, readable by you alone)")
+        output.say(app, f"key file: {report.key_file} (readable by you alone)")
     if report.recovery_key:
         output.result(app, "")
         output.result(app, "Recovery key, shown this once:")
@@ -82,6 +82,7 @@ def say_init(app: App, installation: Installation, report: InitReport) -> None:
         output.result(app, "")
         output.result(app, "It opens the repository when this machine is gone. Keep it elsewhere:")
         output.result(app, "without it and without the key, nobody can read the snapshots.")
+        output.result(app, "")
     if not report.created and not report.failed:
         output.say(app, f"{count(len(report.present), 'repository', 'repositories')}, none made")
 

@@ -232,8 +232,11 @@ def say_report(app: App, report: SnapshotReport) -> None:
         named = f" ({pairs(info.labels)})" if info.labels else ""
         output.say(
             app,
-            f"{info.name}{named}: {count(info.file_count, 'file')}, {size(info.size_bytes)};"
-            f" {size(info.added_bytes)} new, stored as {size(info.stored_bytes)}"
+            f"{info.name}{named}: {count(info.file_count, 'file')}, {size(info.size_bytes)}",
+        )
+        output.say(
+            app,
+            f"  {size(info.added_bytes)} new, stored as {size(info.stored_bytes)}"
             f" on {_places(report)} in {span(info.duration_seconds)}",
         )
         if info.incomplete:

@@ -79,7 +79,7 @@ def status_command(app: App) -> None:
     """
     from backupd.daemon import client
 
-    settings = load_settings(app)
+    settings = load_settings(app, quickly=True)
     try:
         reply = client.status(settings.state_dir)
     except client.DaemonAbsentError:
@@ -205,11 +205,16 @@ def _model_row(app: App, model: Mapping[str, Any]) -> tuple[str, ...]:
     taken = model.get("snapshot_time")
     following = model.get("next_run")
     newest = max((t.get("version") or 0 for t in model["targets"]), default=0)
-    on = [t["target"] for t in model["targets"] if newest and t.get("version") == newest]
+    # A daemon that found nothing changed since it started knows only that nothing is missing.
+    on = [
+        t["target"]
+        for t in model["targets"]
+        if (t.get("version") == newest if newest else t.get("last_good"))
+    ]
     return (
         str(model["model"]),
         str(model.get("state")),
-        str(snapshot).rpartition("@")[2] if snapshot else "none yet",
+        str(snapshot).rpartition("@")[2] if snapshot else "unchanged" if on else "none yet",
         ago(now - taken) if taken else "",
         until(following - now) if following else "",
         ",".join(on),
