@@ -59,7 +59,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAMES",
         help=f"which of {', '.join(PEERS)} (default: all but restic-max)",
     )
-    parser.add_argument("--against", default="restic", help="the peer that ratios are held to")
+    parser.add_argument(
+        "--against",
+        type=lambda text: text.split(","),
+        default="restic,cp",
+        metavar="NAMES",
+        help="the peers that ratios are held to (default: restic,cp)",
+    )
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds (default: 5)")
     parser.add_argument(
         "--size", type=parse_size, default="2G", help="bytes of `large` (default: 2G)"

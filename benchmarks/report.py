@@ -85,19 +85,27 @@ def rows(given: Input, figures: Mapping[str, Figures]) -> list[Row]:
 
 
 def markdown(
-    given: Input, figures: Mapping[str, Figures], *, against: str, machine: Mapping[str, object]
+    given: Input,
+    figures: Mapping[str, Figures],
+    *,
+    against: Sequence[str],
+    machine: Mapping[str, object],
 ) -> str:
-    """Both tables of one input: ratios to the peer `against`, then what was measured."""
+    """The tables of one input: ratios to each peer of `against`, then what was measured."""
     table = rows(given, figures)
     names = list(figures)
     lines = [f"## {given.name}: {given.title}, {given.size_bytes / MIB:,.0f} MiB", ""]
-    if against in figures:
-        lines += [
-            f"Times better than {against} (above 1 is better):",
-            "",
-            *_table(["", *names], [[row.title, *_ratios(row, names, against)] for row in table]),
-            "",
-        ]
+    for reference in against:
+        held = [row for row in table if reference in row.values]
+        if held:
+            lines += [
+                f"Times better than {reference} (above 1 is better):",
+                "",
+                *_table(
+                    ["", *names], [[row.title, *_ratios(row, names, reference)] for row in held]
+                ),
+                "",
+            ]
     lines += [
         "Measured: median (minimum to maximum):",
         "",
@@ -158,8 +166,6 @@ def describe_machine() -> dict[str, object]:
 
 
 def _ratios(row: Row, names: Sequence[str], against: str) -> list[str]:
-    if against not in row.values:
-        return ["" for _ in names]
     reference = statistics.median(row.values[against])
     cells = []
     for name in names:

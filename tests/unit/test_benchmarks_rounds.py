@@ -160,7 +160,7 @@ def test_the_tables_tell_medians_and_ratios(large: Input) -> None:
         "restic": figures_of(costs(9.0, 10.0, 20.0), SIZE),
         "backupd": figures_of(costs(4.0, 5.0, 6.0), SIZE // 2),
     }
-    text = report.markdown(large, figures, against="restic", machine={"cores": 2})
+    text = report.markdown(large, figures, against=["restic"], machine={"cores": 2})
     lines = [line.replace(" ", "") for line in text.splitlines()]
     assert "|firstsnapshot|1.00|2.00|" in lines
     assert "|firstsnapshot,s|10.00(9.00to20.00)|5.00(4.00to6.00)|" in lines
@@ -170,7 +170,7 @@ def test_the_tables_tell_medians_and_ratios(large: Input) -> None:
 
 def test_a_machine_that_was_busy_is_told(large: Input) -> None:
     figures = {"restic": figures_of([Cost(1.0, 1.0, 1, 0.4)], SIZE)}
-    text = report.markdown(large, figures, against="restic", machine={})
+    text = report.markdown(large, figures, against=["restic", "cp"], machine={})
     assert "other programs took 40% of its CPU time" in text
 
 
