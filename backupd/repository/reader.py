@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from backupd.codec.blob import BlobDecoder, Buffer
-from backupd.errors import DamagedError, ObjectMissingError
+from backupd.errors import (
+    DamagedError,
+    ObjectMissingError,
+    TargetError,
+    TargetUnreachableError,
+)
 from backupd.repository.index import Index, Location
 from backupd.repository.layout import MIB, pack_name
 from backupd.repository.records import BlobRecord
@@ -102,6 +107,11 @@ class BlobReader:
             self._repository.target.read_into(name, span.offset, sealed)
         except ObjectMissingError:
             raise DamagedError(f"{name} is missing from {self._repository.name}") from None
+        except TargetUnreachableError:
+            raise
+        except TargetError as error:
+            # Cut short, or not to be read: what lies elsewhere is given all the same.
+            raise DamagedError(f"{name} cannot be read: {error.message}") from None
         return sealed
 
     def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
