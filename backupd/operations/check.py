@@ -295,6 +295,8 @@ class _Check:
             if entry.chunk_list and not self._check_blob(entry.chunk_list, snapshot, path):
                 whole = False
                 continue
+            if entry.layout:
+                whole = self._check_blob(entry.layout, snapshot, path) and whole
             try:
                 for ref in chunks_of(reader, entry):
                     whole = self._check_blob(ref.blob_id, snapshot, path) and whole

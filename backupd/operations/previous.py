@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from backupd.capture.scan import Scan, Scanned, Skipped
 from backupd.errors import BackupdError
@@ -12,15 +13,36 @@ from backupd.repository.index import Index
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.tree import FileType, TreeEntry
-from backupd.repository.tree_codec import decode_entry
+from backupd.repository.tree_codec import decode_values, entry_of, path_of
 
 
-@dataclass(frozen=True, slots=True)
 class PreviousEntry:
-    """An entry of the previous snapshot and the line it stands in."""
+    """An entry of the previous snapshot and the line it stands in; decoded when asked for."""
 
-    entry: TreeEntry
-    line: bytes
+    __slots__ = ("_entry", "_value", "line", "path")
+
+    def __init__(self, value: dict[str, Any], line: bytes) -> None:
+        self.path = path_of(value)
+        self.line = line
+        self._value = value
+        self._entry: TreeEntry | None = None
+
+    @property
+    def entry(self) -> TreeEntry:
+        """The whole entry. Raises `DamagedError`."""
+        if self._entry is None:
+            self._entry = entry_of(self._value)
+        return self._entry
+
+    @property
+    def type(self) -> FileType:
+        """The entry's type."""
+        return FileType(self._value["type"])
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of a file."""
+        return int(self._value["size"])
 
     def matches(self, scanned: Scanned) -> bool:
         """Whether the path is, by its stat, what it was: then it need not be looked at again.
@@ -28,16 +50,16 @@ class PreviousEntry:
         The ctime moves with every change of content or attributes; where it was too young to be
         trusted it was kept as 0 and matches nothing.
         """
-        meta, stat = self.entry.metadata, scanned.stat
+        value, stat = self._value, scanned.stat
         return (
-            meta.ctime_ns == stat.st_ctime_ns
-            and meta.mtime_ns == stat.st_mtime_ns
-            and meta.inode == stat.st_ino
-            and meta.device == stat.st_dev
-            and meta.mode == stat.st_mode
-            and self.entry.type is scanned.type
-            and (meta.size_bytes == stat.st_size or scanned.type is not FileType.FILE)
-            and self.entry.link == scanned.link
+            value.get("ctime") == stat.st_ctime_ns
+            and value.get("mtime") == stat.st_mtime_ns
+            and value.get("inode") == stat.st_ino
+            and value.get("device") == stat.st_dev
+            and value.get("mode") == stat.st_mode
+            and value.get("type") == scanned.type.value
+            and (scanned.type is not FileType.FILE or value.get("size") == stat.st_size)
+            and (not scanned.link or self.entry.link == scanned.link)
         )
 
 
@@ -90,10 +112,10 @@ class Previous:
         entries = self._entries()
         before = next(entries, None)
         for item in scan:
-            while before is not None and before.entry.path < item.path:
+            while before is not None and before.path < item.path:
                 self.lost_entries = True
                 before = next(entries, None)
-            if before is not None and before.entry.path == item.path:
+            if before is not None and before.path == item.path:
                 yield item, before
                 if isinstance(item, Skipped):
                     self.lost_entries = True
@@ -108,8 +130,10 @@ class Previous:
             return
         try:
             for tree in self.snapshot.record.trees:
-                for line in self._tree(tree).splitlines(keepends=True):
-                    yield PreviousEntry(decode_entry(line), line)
+                blob = self._tree(tree)
+                lines = blob.splitlines(keepends=True)
+                for value, line in zip(decode_values(blob), lines, strict=True):
+                    yield PreviousEntry(value, line)
         except BackupdError as error:
             self.lost_entries = True
             self._note(

@@ -106,9 +106,12 @@ def restore(
         failed.clear()
         return select(_entries(reader, snapshot, failed), request.include, request.exclude)
 
-    if not request.overwrite:
+    if not request.overwrite and _holds_something(root):
         _refuse_to_overwrite(root, chosen())
-    total = sum(e.metadata.size_bytes for e in chosen() if e.type is FileType.FILE)
+    if request.include or request.exclude:
+        total = sum(e.metadata.size_bytes for e in chosen() if e.type is FileType.FILE)
+    else:
+        total = snapshot.stored.record.size_bytes
     progress.begin("restore", total)
     with RestoreRoot(
         root, overwrite=request.overwrite, claim_root=request.to is None, warn=warn
@@ -162,6 +165,17 @@ def _entries(
         except DamagedError as error:
             part = f"part {number} of {len(trees)} of the list of files"
             failed[f"({part}, after {shown(last) or 'the beginning'})"] = error.message
+
+
+def _holds_something(root: bytes) -> bool:
+    """Whether anything can be in the way. Looking costs a pass over the whole tree."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _refuse_to_overwrite(root: bytes, entries: Iterator[TreeEntry]) -> None:

@@ -1,7 +1,7 @@
 """The pipeline that restores files: chunks are gathered in waves, packs are read in their order.
 
 A wave is bounded in chunks, so memory does not depend on a model's size: about half a kilobyte
-a chunk of the wave, and two buffers of some 8 MiB a thread.
+a chunk of the wave, and two buffers of a blob's most bytes (some 8 MiB) a thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from backupd.repository.tree import ChunkRef, TreeEntry
 
 _WAVE_CHUNKS = 8192
 _WAVE_OPEN_FILES = 256  # files of several chunks may all be open at once; descriptors are few
-_HASH_BYTES = 4 << 20
+_HASH_BYTES = 1 << 20
+# Blobs below this in the mean are restored by the caller's thread: their time is mostly Python's,
+# which threads cannot share.
+_SMALL_BLOB = 64 << 10
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +115,7 @@ class FileRestorer:
             threading.Thread(target=self._work, name=f"restore-{number}", daemon=True)
             for number in range(threads)
         ]
+        self._own_reader = BlobReader(finder)
         self._hash_buffer = memoryview(bytearray(_HASH_BYTES))
         for thread in self._threads:
             thread.start()
@@ -197,7 +201,10 @@ class FileRestorer:
             self._raise_failure()
             if self._stop.is_set():
                 raise StoppedError("stopped; run the restore again to go on where it ended")
-            self._spans.put(span)
+            if span.size_bytes < _SMALL_BLOB * len(span.records):
+                self._restore_span(self._own_reader, span)
+            else:
+                self._spans.put(span)
         self._spans.join()
         self._raise_failure()
         self._wave = {}

@@ -133,15 +133,16 @@ class TreeSink:
 
     def _emit(self, item: PreviousEntry | TreeEntry) -> None:
         if isinstance(item, PreviousEntry):
-            entry, line = item.entry, item.line
+            path, kind, size, line = item.path, item.type, item.size_bytes, item.line
         else:
-            entry, line = item, encode_entry(item)
-        if entry.type is FileType.FILE:
+            path, kind = item.path, item.type
+            size, line = item.metadata.size_bytes, encode_entry(item)
+        if kind is FileType.FILE:
             self.file_count += 1
-            self.size_bytes += entry.metadata.size_bytes
-        elif entry.type is FileType.FOLDER:
+            self.size_bytes += size
+        elif kind is FileType.FOLDER:
             self.folder_count += 1
-        blob = self._cutter.add(entry.path, line)
+        blob = self._cutter.add(path, line)
         if blob is not None:
             self._keep_tree(blob)
 

@@ -40,5 +40,7 @@ def blobs_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[Needed]:
         for entry in decode_tree(reader.read(tree)):
             if entry.chunk_list:
                 yield Needed(entry.chunk_list, entry.path)
+            if entry.layout:
+                yield Needed(entry.layout, entry.path)
             for ref in chunks_of(reader, entry):
                 yield Needed(ref.blob_id, entry.path)

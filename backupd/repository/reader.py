@@ -6,6 +6,7 @@ missing, so that a lost index object costs nothing but time.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from backupd.repository.repository import Repository
 
 # Blobs of one pack that lie no further apart are read in one go, up to so much at once.
 _MERGE_GAP = 256 * 1024
-_MERGE_MOST = 8 * MIB
+_MERGE_MOST = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class BlobReader:
         self.finder = finder
         self._repository = finder.repository
         self._decoder = BlobDecoder()
-        self._sealed = memoryview(bytearray(0))
-        self._opened = memoryview(bytearray(0))
+        self._sealed = memoryview(b"")
+        self._opened = memoryview(b"")
 
     def read(self, blob_id: bytes) -> Buffer:
         """The chunk; good until the next call. Raises `DamagedError`."""
@@ -100,7 +101,7 @@ class BlobReader:
     def read_span(self, span: Span) -> memoryview:
         """The sealed bytes of a span; good until the next call. Raises `DamagedError`."""
         if len(self._sealed) < span.size_bytes:
-            self._sealed = memoryview(bytearray(span.size_bytes))
+            self._sealed = kept_buffer(span.size_bytes)
         sealed = self._sealed[: span.size_bytes]
         name = pack_name(span.pack_id)
         try:
@@ -117,7 +118,7 @@ class BlobReader:
     def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
         """The chunk of a blob's sealed bytes, verified; good until the next call."""
         if len(self._opened) < record.sealed_size:
-            self._opened = memoryview(bytearray(record.sealed_size))
+            self._opened = kept_buffer(record.sealed_size)
         try:
             size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
             plain = self._decoder.decode(self._opened[:size], record.plain_size)
@@ -128,6 +129,14 @@ class BlobReader:
                 f"blob {record.blob_id.hex()} is damaged: its content has another id"
             )
         return plain
+
+
+def kept_buffer(least: int) -> memoryview:
+    """A buffer of at least so many bytes, in whole mebibytes so that it seldom has to grow.
+
+    An anonymous mapping: it takes memory only as it is touched, and gives it back when it goes.
+    """
+    return memoryview(mmap.mmap(-1, (least + MIB - 1) // MIB * MIB))
 
 
 def spans(locations: Iterable[Location]) -> Iterator[Span]:

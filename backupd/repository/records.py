@@ -26,6 +26,7 @@ class BlobKind(enum.IntEnum):
     DATA = 0
     TREE = 1
     CHUNK_LIST = 2
+    LAYOUT = 3
 
 
 @dataclass(frozen=True, slots=True)

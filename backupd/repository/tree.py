@@ -58,6 +58,7 @@ class TreeEntry:
     `chunks`, or where `chunks` is empty and `chunk_list` is set, of what that list blob names;
     `extents` (offset, length) say where in the file the stored bytes belong when it has holes,
     and are empty when it has none. `content_hash` is the BLAKE3 of the stored bytes in order.
+    `layout` is the blob that says which tensors the file holds, empty where it is no container.
     """
 
     path: bytes
@@ -68,3 +69,4 @@ class TreeEntry:
     chunk_list: bytes = b""
     extents: tuple[tuple[int, int], ...] = ()
     content_hash: bytes = b""
+    layout: bytes = b""

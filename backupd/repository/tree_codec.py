@@ -75,6 +75,8 @@ def encode_entry(entry: TreeEntry) -> bytes:
         line += f',"extents":[{extents}]'
     if entry.content_hash:
         line += f',"blake3":"{entry.content_hash.hex()}"'
+    if entry.layout:
+        line += f',"layout":"{entry.layout.hex()}"'
     return f"{line}}}\n".encode()
 
 
@@ -88,37 +90,69 @@ def _id(text: str) -> bytes:
 def decode_entry(line: bytes) -> TreeEntry:
     """The entry of one line. Raises `DamagedError`."""
     try:
-        value = json.loads(line)
+        return entry_of(json.loads(line))
+    except (ValueError, RecursionError):
+        raise DamagedError("a tree entry is malformed") from None
+
+
+def decode_values(blob: bytes) -> list[dict[str, Any]]:
+    """The JSON objects of a tree blob's lines, unchecked. Raises `DamagedError`."""
+    # One call for all lines takes half the time of one for each; a line holds no raw newline.
+    try:
+        values = json.loads(b"[" + blob.rstrip(b"\n").replace(b"\n", b",") + b"]")
+    except (ValueError, RecursionError):
+        raise DamagedError("a tree entry is malformed") from None
+    if not all(isinstance(value, dict) for value in values):
+        raise DamagedError("a tree entry is malformed")
+    return values  # type: ignore[no-any-return]
+
+
+def path_of(value: dict[str, Any]) -> bytes:
+    """The path of an entry's JSON object. Raises `DamagedError`."""
+    try:
+        return _take_bytes(value, "path")
+    except (ValueError, TypeError):
+        raise DamagedError("a tree entry is malformed") from None
+
+
+def entry_of(value: dict[str, Any]) -> TreeEntry:
+    """The entry of a JSON object. Raises `DamagedError`."""
+    try:
+        get = value.get
         xattrs = {
             base64.b64decode(name): base64.b64decode(data)
-            for name, data in value.get("xattrs", {}).items()
+            for name, data in get("xattrs", _NOTHING).items()
         }
         metadata = Metadata(
-            mode=int(value["mode"]),
-            uid=int(value["uid"]),
-            gid=int(value["gid"]),
-            mtime_ns=int(value["mtime"]),
-            ctime_ns=int(value["ctime"]),
-            inode=int(value["inode"]),
-            device=int(value["device"]),
-            size_bytes=int(value["size"]),
-            user=str(value.get("user", "")),
-            group=str(value.get("group", "")),
-            xattrs=xattrs,
+            int(value["mode"]),
+            int(value["uid"]),
+            int(value["gid"]),
+            int(value["mtime"]),
+            int(value["ctime"]),
+            int(value["inode"]),
+            int(value["device"]),
+            int(value["size"]),
+            str(get("user", "")),
+            str(get("group", "")),
+            xattrs,
         )
-        chunks = tuple(ChunkRef(_id(name), int(size)) for name, size in value.get("chunks", ()))
         return TreeEntry(
-            path=_take_bytes(value, "path"),
-            type=FileType(value["type"]),
-            metadata=metadata,
-            link=_take_bytes(value, "link"),
-            chunks=chunks,
-            chunk_list=_id(value["list"]) if "list" in value else b"",
-            extents=tuple((int(at), int(size)) for at, size in value.get("extents", ())),
-            content_hash=_id(value["blake3"]) if "blake3" in value else b"",
+            _take_bytes(value, "path"),
+            _TYPES[value["type"]],
+            metadata,
+            _take_bytes(value, "link") if "link" in value or "link64" in value else b"",
+            tuple([ChunkRef(_id(name), int(size)) for name, size in get("chunks", ())]),
+            _id(value["list"]) if "list" in value else b"",
+            tuple([(int(at), int(size)) for at, size in get("extents", ())]),
+            _id(value["blake3"]) if "blake3" in value else b"",
+            _id(value["layout"]) if "layout" in value else b"",
         )
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error, RecursionError):
         raise DamagedError("a tree entry is malformed") from None
+
+
+_NOTHING: dict[str, str] = {}
+_TYPES = {kind.value: kind for kind in FileType}
 
 
 class TreeCutter:
@@ -147,8 +181,8 @@ class TreeCutter:
 
 def decode_tree(blob: bytes | bytearray | memoryview) -> Iterator[TreeEntry]:
     """The entries of one tree blob. Raises `DamagedError`."""
-    for line in bytes(blob).splitlines():
-        yield decode_entry(line)
+    for value in decode_values(bytes(blob)):
+        yield entry_of(value)
 
 
 def encode_chunk_list(chunks: Iterable[ChunkRef]) -> bytes:

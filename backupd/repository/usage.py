@@ -49,6 +49,8 @@ class Usage:
             for entry in decode_tree(reader.read(tree)):
                 if entry.chunk_list:
                     self.add(entry.chunk_list)
+                if entry.layout:
+                    self.add(entry.layout)
                 for ref in chunks_of(reader, entry):
                     self.add(ref.blob_id)
             self._trees.add(tree)
