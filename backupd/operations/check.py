@@ -313,8 +313,10 @@ class _Check:
             return False
         if number is None:
             number = self._bad_packs.get(location.pack_id)
+        base_id = location.record.base_id
         if number is None:
-            return True
+            # What stands on a base that is hurt is hurt with it; a base has none itself.
+            return not base_id or self._check_blob(base_id, snapshot, path)
         self._hurts(number, snapshot, path)
         return False
 

@@ -210,6 +210,7 @@ def _report(
         deleted_bytes=total(plan.delete),
         repacked_bytes=sum(used[pack] for pack in plan.repack),
         unmarked=len(plan.unmark),
+        held_bytes=survey.usage.held_bytes(),
         dry_run=dry_run,
         notes=tuple(notes),
     )

@@ -134,7 +134,10 @@ class ForgetReport:
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What prune did on one target, or with dry run would do; sizes in stored bytes."""
+    """What prune did on one target, or with dry run would do; sizes in stored bytes.
+
+    `held_bytes` are blobs that no snapshot holds itself, kept as the bases of deltas.
+    """
 
     target: str
     packs_total: int
@@ -146,4 +149,5 @@ class PruneReport:
     repacked_bytes: int
     unmarked: int
     dry_run: bool
+    held_bytes: int = 0
     notes: tuple[str, ...] = field(default=())

@@ -1,10 +1,17 @@
-"""`repository.json`: the one plain object, which says what the rest is."""
+"""`repository.json`: the one plain object, which says what the rest is.
+
+Its name is no hash of it, so it has one inside: a flipped digit in a chunk size would be obeyed.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+from blake3 import blake3
 
 from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.errors import DamagedError
@@ -25,13 +32,20 @@ class Descriptor:
 
     def to_json(self) -> bytes:
         """The stored bytes."""
-        value = {
+        value: dict[str, Any] = {
             "format": FORMAT_VERSION,
             "id": self.repository_id,
             "encryption": ENCRYPTED if self.encrypted else UNENCRYPTED,
             "chunking": asdict(self.chunking),
         }
+        value["digest"] = _digest(value)
         return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    """The BLAKE3 of all but the digest: JSON with sorted keys, no spaces, ASCII only."""
+    rest = {key: part for key, part in value.items() if key != "digest"}
+    return blake3(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def parse_descriptor(stored: bytes, location: str) -> Descriptor:
@@ -39,7 +53,8 @@ def parse_descriptor(stored: bytes, location: str) -> Descriptor:
     try:
         value = json.loads(stored)
         version = value["format"]
-        if version != FORMAT_VERSION:
+        whole = value["digest"] == _digest(value)
+        if whole and version != FORMAT_VERSION:
             raise DamagedError(
                 f"the repository at {location} has format {version!r}; "
                 f"this backupd reads format {FORMAT_VERSION}",
@@ -48,12 +63,13 @@ def parse_descriptor(stored: bytes, location: str) -> Descriptor:
         chunking = ChunkingParameters(**{key: int(n) for key, n in value["chunking"].items()})
         encryption = value["encryption"]
         sound = (
-            isinstance(value["id"], str)
+            whole
+            and isinstance(value["id"], str)
             and _ID.fullmatch(value["id"]) is not None
             and encryption in (ENCRYPTED, UNENCRYPTED)
             and chunking.valid()
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         sound = False
     if not sound:
         raise DamagedError(

@@ -7,6 +7,7 @@ until it is worth sorting in. numpy is imported when there is something to look 
 from __future__ import annotations
 
 import bisect
+import functools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from backupd.errors import DamagedError
 from backupd.repository.layout import MAX_PACK
 from backupd.repository.records import (
     FLAG_BASE,
+    MAX_SEALED,
     RECORD,
     BlobRecord,
     record_at,
@@ -131,10 +133,15 @@ class Index:
         return number
 
     def add_table(self, pack: PackTable) -> None:
-        """Add a pack; one that is known already is passed over."""
+        """Add a pack; one that is known already is passed over.
+
+        Raises `DamagedError` where a record names bytes that the pack does not have.
+        """
         with self._lock:
             if pack.pack_id in self._numbers:
                 return
+            # Before it is taken in: found later, it would spoil every look-up of every blob.
+            _check(pack)
             self._tables.append((self._number(pack.pack_id, pack.size_bytes), pack.table))
             if len(self._tables) * 64 > _SORT_AFTER:
                 self._merge()
@@ -143,6 +150,8 @@ class Index:
         """Add a pack that this process has just put; sorted in when it is worth it."""
         table = pack.table
         with self._lock:
+            if pack.pack_id in self._numbers:
+                return
             number = self._number(pack.pack_id, pack.size_bytes)
             self._fresh_tables[number] = table
             end = 4 + RECORD.size * int.from_bytes(table[:4], "little")
@@ -158,22 +167,29 @@ class Index:
         self._fresh.clear()
 
     def find(self, blob_id: bytes, *, anywhere: bool = False) -> Location | None:
-        """Where the blob lies, or None; with `anywhere` also in packs that are avoided."""
-        avoided = frozenset[bytes]() if anywhere else self._avoided
+        """Where the blob lies, or None; with `anywhere` an avoided pack is better than none."""
         with self._lock:
             fresh = self._fresh.get(blob_id)
-            if fresh is not None and self._packs[fresh >> 32] not in avoided:
+            if fresh is not None:
                 number = fresh >> 32
-                table = memoryview(self._fresh_tables[number])
-                return Location(self._packs[number], record_at(table, fresh & 0xFFFFFFFF))
+                if self._packs[number] not in self._avoided:
+                    table = memoryview(self._fresh_tables[number])
+                    return Location(self._packs[number], record_at(table, fresh & 0xFFFFFFFF))
+                self._sort_fresh()  # the dictionary has one copy of each blob, the rows have all
             self._merge()
             if self._sorted is None:
                 return None
+            last_resort = -1
             for row in self._sorted.rows(blob_id):
-                if self._packs[self._sorted.pack[row]] not in avoided:
-                    number, record = self._sorted.record(row)
-                    return Location(self._packs[number], record)
-            return None
+                if self._packs[self._sorted.pack[row]] not in self._avoided:
+                    break
+                last_resort = row
+            else:
+                row = last_resort
+                if row < 0 or not anywhere:
+                    return None
+            number, record = self._sorted.record(row)
+            return Location(self._packs[number], record)
 
     def __contains__(self, blob_id: bytes) -> bool:
         """Whether `find` would find the blob."""
@@ -185,7 +201,7 @@ class Index:
             self._sort_fresh()
             self._merge()
             if self._sorted is None:
-                self._sorted = Columns.merged(None, [(0, bytes(4))], [0])
+                self._sorted = Columns.merged(None, [(0, bytes(4))])
             return self._sorted
 
     def tables(self) -> Iterator[PackTable]:
@@ -211,7 +227,7 @@ class Index:
     def _merge(self) -> None:
         """Sort waiting tables in."""
         if self._tables:
-            self._sorted = Columns.merged(self._sorted, self._tables, self._pack_sizes)
+            self._sorted = Columns.merged(self._sorted, self._tables)
             self._tables.clear()
 
 
@@ -261,24 +277,11 @@ class Columns:
         cls,
         old: Columns | None,
         tables: list[tuple[int, bytes | memoryview]],
-        pack_sizes: list[int],
     ) -> Columns:
-        """Old columns and new tables, sorted together. Raises `DamagedError`."""
+        """Old columns and new tables, sorted together."""
         import numpy as np
 
-        record_type = np.dtype(
-            [
-                ("key", ">u8"),
-                ("rest", "u1", (24,)),
-                ("offset", "<u4"),
-                ("sealed", "<u4"),
-                ("plain", "<u4"),
-                ("meta", "<u2"),
-                ("flags", "u1"),
-                ("zero", "u1"),
-            ]
-        )
-        assert record_type.itemsize == RECORD.size
+        record_type = _record_type()
         rows, numbers, bases = [], [], []
         for number, table in tables:
             count = int.from_bytes(table[:4], "little")
@@ -288,7 +291,6 @@ class Columns:
             bases.append(np.frombuffer(table, np.uint8, offset=end).reshape(-1, ID_SIZE))
         new = np.concatenate(rows)
         pack = np.concatenate(numbers)
-        _check(np, new, pack, pack_sizes)
         base_ids = np.concatenate(bases)
         has_base = (new["flags"] & FLAG_BASE).astype(bool)
         first = len(old.base_ids) if old else 0
@@ -339,10 +341,14 @@ class Columns:
             yield number, order[begin:end].tolist()
             begin = end
 
+    def base_of(self, row: int) -> bytes:
+        """The base's id of a row's blob, empty where it has none."""
+        base = int(self.base[row])
+        return b"" if base == _NO_BASE else self.base_ids[base].tobytes()
+
     def record(self, row: int) -> tuple[int, BlobRecord]:
         """The pack's number and the record of a row."""
         meta = int(self.meta[row])
-        base = int(self.base[row])
         return int(self.pack[row]), BlobRecord(
             blob_id=int(self.key[row]).to_bytes(8, "big") + self.rest[row].tobytes(),
             offset=int(self.offset[row]),
@@ -350,13 +356,42 @@ class Columns:
             plain_size=int(self.plain[row]),
             kind=meta & 0xFF,
             codec=meta >> 8,
-            base_id=b"" if base == _NO_BASE else self.base_ids[base].tobytes(),
+            base_id=self.base_of(row),
         )
 
 
-def _check(np: Any, new: Any, pack: Any, pack_sizes: list[int]) -> None:
+@functools.cache
+def _record_type() -> Any:
+    """A table's record as numpy reads it."""
+    import numpy as np
+
+    record_type = np.dtype(
+        [
+            ("key", ">u8"),
+            ("rest", "u1", (24,)),
+            ("offset", "<u4"),
+            ("sealed", "<u4"),
+            ("plain", "<u4"),
+            ("meta", "<u2"),
+            ("flags", "u1"),
+            ("zero", "u1"),
+        ]
+    )
+    assert record_type.itemsize == RECORD.size
+    return record_type
+
+
+def _check(pack: PackTable) -> None:
     """Refuse records that name bytes which their pack does not have."""
-    sizes = np.array(pack_sizes, np.uint64)[pack]
-    ends = new["offset"].astype(np.uint64) + new["sealed"]
-    if (ends > sizes).any() or (new["sealed"] < OVERHEAD).any() or (new["plain"] > MAX_CHUNK).any():
+    import numpy as np
+
+    count = int.from_bytes(pack.table[:4], "little")
+    rows = np.frombuffer(pack.table, _record_type(), count, offset=4)
+    sealed = rows["sealed"]
+    if (
+        (rows["offset"].astype(np.uint64) + sealed > pack.size_bytes).any()
+        or (sealed < OVERHEAD).any()
+        or (sealed > MAX_SEALED).any()
+        or (rows["plain"] > MAX_CHUNK).any()
+    ):
         raise DamagedError("an index names bytes that its packs do not have")

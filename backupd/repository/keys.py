@@ -119,7 +119,7 @@ def _parse(stored: bytes, key_id: str) -> tuple[KeyInfo, Stretching, bytes, byte
             and 1 <= cost.lanes <= 64
             and 8 <= len(salt) <= 64
         )
-    except (ValueError, TypeError, KeyError, binascii.Error, RecursionError):
+    except (ValueError, TypeError, KeyError, binascii.Error, OverflowError, RecursionError):
         sound = False
     if not sound or blake3(stored).hexdigest() != key_id:
         raise DamagedError(f"the key object {key_id} is damaged")

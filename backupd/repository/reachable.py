@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from backupd.errors import DamagedError
 from backupd.repository.reader import BlobReader
 from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree import ChunkRef, TreeEntry
@@ -34,13 +35,26 @@ def entries_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[TreeEntry
 
 
 def blobs_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[Needed]:
-    """Every blob of a snapshot, some more than once. Raises `DamagedError`."""
+    """Every blob of a snapshot, bases of deltas too, some more than once.
+
+    Raises `DamagedError` where the tree or a chunk list cannot be read.
+    """
     for tree in record.trees:
         yield Needed(tree, None)
         for entry in decode_tree(reader.read(tree)):
-            if entry.chunk_list:
-                yield Needed(entry.chunk_list, entry.path)
-            if entry.layout:
-                yield Needed(entry.layout, entry.path)
+            for blob_id in (entry.chunk_list, entry.layout):
+                if blob_id:
+                    yield Needed(blob_id, entry.path)
             for ref in chunks_of(reader, entry):
                 yield Needed(ref.blob_id, entry.path)
+                base_id = base_of(reader, ref.blob_id)
+                if base_id:
+                    yield Needed(base_id, entry.path)
+
+
+def base_of(reader: BlobReader, blob_id: bytes) -> bytes:
+    """The id of the base that a blob stands on, empty where it has none or is missing."""
+    try:
+        return reader.finder.find(blob_id).record.base_id
+    except DamagedError:
+        return b""  # the caller finds out by itself that the blob is missing

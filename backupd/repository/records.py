@@ -11,13 +11,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backupd.codec.blob import ID_SIZE, MAX_CHUNK
+from backupd.codec.blob import HEADROOM, ID_SIZE, MAX_CHUNK
 from backupd.codec.sealing import OVERHEAD
 from backupd.errors import DamagedError
 
 # id, offset in the pack, sealed length, plain length, kind, codec, flags, zero
 RECORD = struct.Struct("<32sIIIBBBB")
 FLAG_BASE = 1
+# What a reader makes room for: no codec stores more than the chunk and its header.
+MAX_SEALED = MAX_CHUNK + HEADROOM + OVERHEAD
 
 
 class BlobKind(enum.IntEnum):
@@ -86,7 +88,11 @@ def parse_table(table: memoryview, pack_size: int) -> Iterator[BlobRecord]:
     base_at = 4 + count * RECORD.size
     for fields in RECORD.iter_unpack(table[4:base_at]):
         blob_id, offset, sealed_size, plain_size, kind, codec, flags, _ = fields
-        if offset + sealed_size > pack_size or sealed_size < OVERHEAD or plain_size > MAX_CHUNK:
+        if (
+            offset + sealed_size > pack_size
+            or not OVERHEAD <= sealed_size <= MAX_SEALED
+            or plain_size > MAX_CHUNK
+        ):
             raise DamagedError("a table of blobs names bytes that its pack does not have")
         base_id = b""
         if flags & FLAG_BASE:

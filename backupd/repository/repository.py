@@ -224,8 +224,14 @@ class Repository:
     # -- index --------------------------------------------------------------------------------
 
     def load_index(self, note: Callable[[str], None]) -> Index:
-        """The index of all packs; what is damaged of it is rebuilt from the packs, and noted."""
+        """The index of all packs; what is damaged of it is rebuilt from the packs, and noted.
+
+        Packs that are marked are avoided where a blob lies elsewhere too.
+        """
+        # Read before the index: of a pack that prune deletes in between, one of the two tells.
+        marked = self.read_tombstones(note)
         index, damaged = self.read_index_objects()
+        index.avoid(pack for stone in marked for pack in stone.packs)
         if damaged:
             names = ", ".join(sorted(damaged))
             note(f"{self.name}: rebuilding what was in damaged index objects ({names})")
@@ -281,16 +287,25 @@ class Repository:
 
     def read_tombstones(self, note: Callable[[str], None]) -> list[Tombstone]:
         """All tombstones; a damaged one marks nothing and is noted."""
-        found = []
-        for info in self.target.list(layout.TOMBSTONES):
+        for _ in range(_RELISTINGS):
+            found = []
+            damaged = []
             try:
-                stored = self.target.get(info.name, layout.MAX_TOMBSTONE)
-                found.append(decode_tombstone(stored, info.name, self.sealer))
+                for info in self.target.list(layout.TOMBSTONES):
+                    stored = self.target.get(info.name, layout.MAX_TOMBSTONE)
+                    try:
+                        found.append(decode_tombstone(stored, info.name, self.sealer))
+                    except DamagedError as error:
+                        damaged.append(error.message)
             except ObjectMissingError:
-                continue
-            except DamagedError as error:
-                note(f"{self.name}: {error.message}")
-        return found
+                continue  # prune may have written one in its place since it was listed
+            for message in damaged:
+                note(f"{self.name}: {message}")
+            return found
+        raise TargetError(
+            f"the tombstones of {self.target.location} changed all the while they were read",
+            hint="try again when no prune is running",
+        )
 
 
 def open_repository(

@@ -144,6 +144,8 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
         trees = tuple(bytes.fromhex(tree) for tree in value["trees"])
         if any(len(tree) != ID_SIZE for tree in trees):
             raise DamagedError(f"{name} is damaged: a tree's id has the wrong length")
+        for key in ("host", "model"):
+            str(value[key]).encode()  # JSON can name half a character, which UTF-8 cannot
         return SnapshotRecord(
             host=str(value["host"]),
             model=str(value["model"]),

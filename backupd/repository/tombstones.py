@@ -43,5 +43,7 @@ def decode_tombstone(stored: bytes, name: str, sealer: Sealer) -> Tombstone:
         if any(len(pack) != ID_SIZE for pack in packs):
             raise DamagedError("a pack's id has the wrong length")
         return Tombstone(name, float(value["marked"]), packs)
-    except (ValueError, TypeError, KeyError, RecursionError, DamagedError) as error:
+    except DamagedError as error:
         raise DamagedError(f"{name} is damaged: {error}") from None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise DamagedError(f"{name} is damaged: it does not list packs") from None

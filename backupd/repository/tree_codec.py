@@ -8,7 +8,6 @@ of one file leaves the other tree blobs as they were.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -87,6 +86,18 @@ def _id(text: str) -> bytes:
     return raw
 
 
+def _chunk(name: str, size: int) -> ChunkRef:
+    if not 0 <= size <= MAX_CHUNK:
+        raise DamagedError("a tree entry names a chunk of impossible length")
+    return ChunkRef(_id(name), int(size))
+
+
+def _extent(offset: int, size: int) -> tuple[int, int]:
+    if offset < 0 or size < 0:
+        raise DamagedError("a tree entry is malformed")
+    return int(offset), int(size)
+
+
 def decode_entry(line: bytes) -> TreeEntry:
     """The entry of one line. Raises `DamagedError`."""
     try:
@@ -141,13 +152,13 @@ def entry_of(value: dict[str, Any]) -> TreeEntry:
             _TYPES[value["type"]],
             metadata,
             _take_bytes(value, "link") if "link" in value or "link64" in value else b"",
-            tuple([ChunkRef(_id(name), int(size)) for name, size in get("chunks", ())]),
+            tuple([_chunk(name, size) for name, size in get("chunks", ())]),
             _id(value["list"]) if "list" in value else b"",
-            tuple([(int(at), int(size)) for at, size in get("extents", ())]),
+            tuple([_extent(at, size) for at, size in get("extents", ())]),
             _id(value["blake3"]) if "blake3" in value else b"",
             _id(value["layout"]) if "layout" in value else b"",
         )
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise DamagedError("a tree entry is malformed") from None
 
 

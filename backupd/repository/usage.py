@@ -12,6 +12,10 @@ from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree_codec import decode_tree
 
 
+_NEEDED = 1
+_HELD = 2
+
+
 @dataclass(frozen=True, slots=True)
 class PackUse:
     """One pack: sizes in stored bytes, counts in blobs."""
@@ -26,7 +30,8 @@ class PackUse:
 class Usage:
     """Marks what snapshots need. Of a blob that lies in several packs one copy counts.
 
-    A copy in a pack that `disliked` names counts only where there is no other.
+    A copy in a pack that `disliked` names counts only where there is no other. With a delta its
+    base is needed; what is needed for that reason alone is told apart as held.
     """
 
     def __init__(self, index: Index, disliked: Collection[bytes]) -> None:
@@ -56,17 +61,27 @@ class Usage:
             self._trees.add(tree)
 
     def add(self, blob_id: bytes) -> None:
-        """Mark one blob."""
+        """Mark one blob and, where it is a delta, its base."""
+        row = self._mark(blob_id, _NEEDED)
+        if row >= 0:
+            base_id = self._rows.base_of(row)
+            if base_id:
+                self._mark(base_id, _HELD)
+
+    def _mark(self, blob_id: bytes, why: int) -> int:
+        """Mark one copy; its row, or -1 where there is none."""
         best = -1
         for row in self._rows.rows(blob_id):
             if self._used[row]:
-                return
+                self._used[row] = min(self._used[row], why)
+                return row
             if best < 0 or self._disliked_row(best) > self._disliked_row(row):
                 best = row
         if best < 0:
             self.missing.add(blob_id)
         else:
-            self._used[best] = 1
+            self._used[best] = why
+        return best
 
     def _disliked_row(self, row: int) -> bool:
         return self._index.pack_of(int(self._rows.pack[row])) in self._disliked
@@ -75,7 +90,7 @@ class Usage:
         """Every pack of the index, in its order."""
         import numpy as np
 
-        used = np.frombuffer(self._used, np.uint8)
+        used = (np.frombuffer(self._used, np.uint8) != 0).astype(np.uint8)
         packs = list(self._index.packs.items())
         count = len(packs)
         blobs = np.bincount(self._rows.pack, minlength=count)
@@ -87,6 +102,13 @@ class Usage:
             PackUse(pack_id, size, int(blobs[n]), int(used_blobs[n]), int(used_bytes[n]))
             for n, (pack_id, size) in enumerate(packs)
         ]
+
+    def held_bytes(self) -> int:
+        """Stored bytes of blobs that only deltas need."""
+        import numpy as np
+
+        held = np.frombuffer(self._used, np.uint8) == _HELD
+        return int(self._rows.sealed[held].sum(dtype=np.uint64))
 
     def is_used(self, row: int) -> bool:
         """Whether the blob of a row is needed there."""
