@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from backupd.errors import NotFoundError, UsageError
+from backupd.errors import DamagedError, NotFoundError, UsageError
 from backupd.operations.catalog import Catalog, ResolvedSnapshot, read_catalog
 from backupd.operations.installation import Installation
 from backupd.policy.naming import parse_template
 from backupd.policy.nearest import nearest_names
 from backupd.policy.retention import KeepBest
 from backupd.policy.spec import Kind, SnapshotSpec, parse_names, parse_spec
+from backupd.repository.snapshots import parse_name
 
 
 def resolve(installation: Installation, text: str, *, target: str = "") -> ResolvedSnapshot:
@@ -30,6 +31,7 @@ def resolve(installation: Installation, text: str, *, target: str = "") -> Resol
     catalog = read_catalog(installation, targets=[target] if target else None)
     for reading in readings:
         found = _choose(installation, catalog, reading)
+        _refuse_in_place_of_damaged(installation, catalog, reading, found)
         if found is not None:
             return found
     raise _not_found(installation, catalog, text, readings)
@@ -65,6 +67,37 @@ def _choose(
     elif wanted.kind is Kind.BEST:
         snapshots = _best(installation, snapshots, wanted)
     return snapshots[-1] if snapshots else None
+
+
+def _refuse_in_place_of_damaged(
+    installation: Installation,
+    catalog: Catalog,
+    wanted: SnapshotSpec,
+    found: ResolvedSnapshot | None,
+) -> None:
+    """Raise `DamagedError` where a damaged snapshot was meant, or may have been by `latest`.
+
+    To give an older one instead without a word, or to say that there is none, would both be
+    wrong. A sound copy on another target is as good.
+    """
+    if wanted.kind not in (Kind.VERSION, Kind.LATEST):
+        return
+    host = found.info.host if found else wanted.host or installation.settings.host
+    for place, why in catalog.damaged.items():
+        target, _, object_name = place.partition(": ")
+        name = parse_name(object_name)
+        folder = installation.repository(target).secrets.model_folder(host, wanted.model)
+        if name is None or name.folder != folder:
+            continue
+        if wanted.kind is Kind.VERSION:
+            meant = found is None and name.version == wanted.version
+        else:
+            meant = found is None or name.version > found.info.version
+        if meant:
+            raise DamagedError(
+                f"{wanted.model}@v{name.version} cannot be read from {target}: {why}",
+                hint="name another version; 'backupd list' shows those that can be read",
+            )
 
 
 def _of_model(

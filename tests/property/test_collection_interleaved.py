@@ -25,13 +25,12 @@ from hypothesis.stateful import (
 from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.codec.secrets import PUBLIC_MASTER_KEY
 from backupd.config.settings import KeySettings, LocalTarget, Settings
-from backupd.errors import DamagedError
 from backupd.operations.installation import Installation
 from backupd.operations.prune import prune
 from backupd.repository import layout
 from backupd.repository.descriptor import Descriptor
-from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.reachable import entries_of
+from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import BlobKind
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord
@@ -41,7 +40,7 @@ from backupd.repository.usage import Usage
 from backupd.repository.writer import StaleIndexError, Writer
 from backupd.targets.base import Target
 from backupd.targets.memory import MemoryTarget
-from tests.support.interleaving import AbortedError, Actor
+from tests.support.interleaving import Actor
 
 GRACE = 100.0
 DESCRIPTOR = Descriptor("0" * 32, False, ChunkingParameters())
@@ -74,9 +73,7 @@ class OneRepository(Installation):
 
 def entry(number: int, blob_id: bytes, size: int) -> TreeEntry:
     metadata = Metadata(0o100644, 0, 0, 0, 0, 0, 0, size)
-    return TreeEntry(
-        b"%d" % number, FileType.FILE, metadata, chunks=(ChunkRef(blob_id, size),)
-    )
+    return TreeEntry(b"%d" % number, FileType.FILE, metadata, chunks=(ChunkRef(blob_id, size),))
 
 
 class Collection(RuleBasedStateMachine):

@@ -81,9 +81,7 @@ class Actor:
         with self._condition:
             ready = self._condition.wait_for(
                 lambda: (
-                    not self._granted
-                    and not self._running
-                    and (self.done or bool(self._at_gate))
+                    not self._granted and not self._running and (self.done or bool(self._at_gate))
                 ),
                 timeout=_PATIENCE_SECONDS,
             )

@@ -51,8 +51,12 @@ def killed_in_child(action: Callable[[], None]) -> bool:
 
 
 def killed_at(
-    number: int, world: World, work: Callable[[World, Callable[[Target], Target]], None],
-    *, after: bool, reads: bool = False,
+    number: int,
+    world: World,
+    work: Callable[[World, Callable[[Target], Target]], None],
+    *,
+    after: bool,
+    reads: bool = False,
 ) -> bool:
     """Do `work(world, wrap)` in a process that dies at its `number`-th operation on a target.
 

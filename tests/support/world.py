@@ -104,9 +104,7 @@ class World:
             key=KeySettings(file=self.root / "key"),
             targets=self.targets,
             policies={},
-            models={
-                MODEL: ModelSettings(MODEL, self.model_path, {"disk": ()})
-            },
+            models={MODEL: ModelSettings(MODEL, self.model_path, {"disk": ()})},
         )
 
     def clock(self) -> float:
@@ -168,9 +166,7 @@ class World:
             assert not usage.missing
             used = {pack.pack_id.hex() for pack in usage.packs() if pack.used_count}
         found = [name for name in present if name.startswith("tombstones/")]
-        found += [
-            name for name in present if name.startswith("packs/") and name[-64:] not in used
-        ]
+        found += [name for name in present if name.startswith("packs/") and name[-64:] not in used]
         versions = {int(name[43:53]) for name in present if name.startswith("snapshots/")}
         found += [f"version {v}" for v in versions - self.expected.keys() - {self.highest}]
         return found
