@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from backupd.cli.main import main as run
-
 
 def main() -> None:
     """Runs the command line of this process and ends with its exit code."""
-    sys.exit(run())
+    try:
+        # Imported here, so that Ctrl-C while the interpreter still imports is no traceback.
+        from backupd.cli.main import main as run
+
+        code = run()
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -176,13 +176,15 @@ def _show_plan(app: App, info: SnapshotInfo, place: str, plan: Sequence[PlannedF
 
 
 def _say_report(app: App, report: RestoreReport, place: str, seconds: float) -> None:
-    parts = [
-        f"restored and verified {count(report.restored_files, 'file')},"
-        f" {size(report.restored_bytes)}, in {span(seconds)}"
-    ]
+    parts = []
+    if report.restored_files or not report.skipped_files:
+        parts.append(
+            f"restored and verified {count(report.restored_files, 'file')},"
+            f" {size(report.restored_bytes)}, in {span(seconds)}"
+        )
     if report.skipped_files:
         were = "was" if report.skipped_files == 1 else "were"
-        parts.append(f"{report.skipped_files:,} {were} right already")
+        parts.append(f"{count(report.skipped_files, 'file')} {were} right already")
     output.say(app, "; ".join(parts))
     for line in report.notes:
         output.note(app, printable(line))
