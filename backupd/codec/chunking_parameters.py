@@ -21,8 +21,8 @@ class ChunkingParameters:
     easy_bits: int = 20
 
     def valid(self) -> bool:
-        """Whether a chunker can work with these."""
+        """Whether a chunker can work with these, and a pack hold what it cuts."""
         return (
-            32 <= self.min_size <= self.normal_size <= self.max_size <= 64 * MIB
+            32 <= self.min_size <= self.normal_size <= self.max_size <= 16 * MIB
             and 8 <= self.easy_bits <= self.hard_bits <= 40
         )

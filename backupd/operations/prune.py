@@ -85,13 +85,16 @@ def _survey(
         if pack_id is not None:
             modified[pack_id] = info.modified
     tombstones = repository.read_tombstones(notes.append)
+    marked = {pack for stone in tombstones for pack in stone.packs}
     index_objects = [info.name for info in repository.target.list(INDEX)]
     index, damaged = repository.read_index_objects()
     if damaged:
         notes.append(f"{len(damaged)} index objects are damaged and are written anew")
     # Packs that a crash left unnamed are found here, and are marked like any other.
     repository.recover_index(index, notes.append)
-    usage = Usage(index, {pack for stone in tombstones for pack in stone.packs})
+    # What is marked another prune may be deleting: trees are read from elsewhere if they can be.
+    index.avoid(marked)
+    usage = Usage(index, marked, absent=index.packs.keys() - modified.keys())
     reader = BlobReader(BlobFinder(repository, index, notes.append))
     listing = repository.list_snapshots()
     if listing.damaged:

@@ -11,7 +11,6 @@ from backupd.repository.reader import BlobReader
 from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree_codec import decode_tree
 
-
 _NEEDED = 1
 _HELD = 2
 
@@ -30,14 +29,18 @@ class PackUse:
 class Usage:
     """Marks what snapshots need. Of a blob that lies in several packs one copy counts.
 
-    A copy in a pack that `disliked` names counts only where there is no other. With a delta its
-    base is needed; what is needed for that reason alone is told apart as held.
+    A copy in a pack that `disliked` names counts only where there is no other, and one in a pack
+    of `absent`, which the index names and nobody saw, only where nothing else is left. With a
+    delta its base is needed; what is needed for that reason alone is told apart as held.
     """
 
-    def __init__(self, index: Index, disliked: Collection[bytes]) -> None:
+    def __init__(
+        self, index: Index, disliked: Collection[bytes], absent: Collection[bytes] = ()
+    ) -> None:
         self._index = index
         self._rows = index.freeze()
         self._disliked = frozenset(disliked)
+        self._absent = frozenset(absent)
         self._used = bytearray(self._rows.count)
         self._trees: set[bytes] = set()
         self.missing: set[bytes] = set()
@@ -62,10 +65,11 @@ class Usage:
 
     def add(self, blob_id: bytes) -> None:
         """Mark one blob and, where it is a delta, its base."""
-        row = self._mark(blob_id, _NEEDED)
-        if row >= 0:
+        counted = self._mark(blob_id, _NEEDED)
+        for row in self._rows.rows(blob_id):
+            # Of every copy, as a reader may meet another than the one that counts.
             base_id = self._rows.base_of(row)
-            if base_id:
+            if base_id and (row == counted or any(True for _ in self._rows.rows(base_id))):
                 self._mark(base_id, _HELD)
 
     def _mark(self, blob_id: bytes, why: int) -> int:
@@ -75,7 +79,7 @@ class Usage:
             if self._used[row]:
                 self._used[row] = min(self._used[row], why)
                 return row
-            if best < 0 or self._disliked_row(best) > self._disliked_row(row):
+            if best < 0 or self._rank(best) > self._rank(row):
                 best = row
         if best < 0:
             self.missing.add(blob_id)
@@ -83,8 +87,9 @@ class Usage:
             self._used[best] = why
         return best
 
-    def _disliked_row(self, row: int) -> bool:
-        return self._index.pack_of(int(self._rows.pack[row])) in self._disliked
+    def _rank(self, row: int) -> int:
+        pack_id = self._index.pack_of(int(self._rows.pack[row]))
+        return 2 if pack_id in self._absent else int(pack_id in self._disliked)
 
     def packs(self) -> list[PackUse]:
         """Every pack of the index, in its order."""

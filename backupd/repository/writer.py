@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from blake3 import blake3
 
-from backupd.codec.blob import ID_SIZE, BlobEncoder, framed
+from backupd.codec.blob import ID_SIZE, BlobEncoder, Buffer, Numbers, framed
 from backupd.codec.sealing import OVERHEAD, seal
 from backupd.errors import BackupdError, DamagedError, ObjectMissingError
 from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
@@ -92,6 +92,11 @@ class Writer:
                 return False
             self._in_flight.add(blob_id)
             return True
+
+    def is_on_its_way(self, blob_id: bytes) -> bool:
+        """Whether a claimed blob is not put yet."""
+        with self._lock:
+            return blob_id in self._in_flight
 
     def stream(self) -> PackStream:
         """A stream for one thread."""
@@ -200,8 +205,8 @@ class Writer:
         To be called after `finish`. Raises `StaleIndexError` where packs are gone that it
         needs, as may be after it ran for longer than the grace period.
         """
-        self._look_again(record)
         folder = self.repository.secrets.model_folder(record.host, record.model)
+        self._look_again(record, folder)
         version = max(self.repository.highest_version(folder) + 1, lowest_version())
         while not self._list_as(replace(record, version=version), folder):
             version += 1
@@ -230,22 +235,39 @@ class Writer:
         target.delete(name)
         return False
 
-    def _look_again(self, record: SnapshotRecord) -> None:
-        """Copy what was marked for deletion meanwhile out of its packs."""
+    def _look_again(self, record: SnapshotRecord, folder: str = "") -> None:
+        """Copy what was marked for deletion meanwhile out of its packs.
+
+        With `folder` the snapshot may hold entries of its parent that were kept unlooked at.
+        """
         due = {p for stone in self.repository.read_tombstones(self._note) for p in stone.packs}
-        if self._clock() - self._started > self._grace / 2:
+        # After the tombstones: while the parent is listed, what it needs is there or is marked.
+        orphaned = bool(folder and record.parent) and not self._is_listed(folder, record.parent)
+        if orphaned or self._clock() - self._started > self._grace / 2:
             present = {info.name for info in self.repository.target.list(PACKS)}
             due |= {pack for pack in self.index.packs if pack_name(pack) not in present}
-        if not due:
+        if not due and not orphaned:
             return
         self.index.avoid(due)
         reader = BlobReader(BlobFinder(self.repository, self.index, self._note, anywhere=True))
         to_copy = set()
-        for needed in blobs_of(reader, record):
-            if needed.blob_id not in self.index:
-                to_copy.add(reader.finder.find(needed.blob_id).pack_id)
+        try:
+            for needed in blobs_of(reader, record):
+                if needed.blob_id not in self.index:
+                    to_copy.add(reader.finder.find(needed.blob_id).pack_id)
+        except DamagedError as error:
+            raise StaleIndexError(
+                f"what the snapshot relied on was deleted meanwhile: {error.message}",
+                hint="take the snapshot again; what is stored already is not stored twice",
+            ) from None
         if to_copy:
             copy_packs(self.repository, to_copy)
+
+    def _is_listed(self, folder: str, version: int) -> bool:
+        target = self.repository.target
+        marker = SnapshotName(folder, version, forgotten=True).object_name()
+        name = SnapshotName(folder, version).object_name()
+        return target.stat(name) is not None and target.stat(marker) is None
 
 
 def put_index(repository: Repository, packs: list[PackTable]) -> str:
@@ -290,13 +312,24 @@ def copy_blobs(
     `checkpoint` is called between packs and may raise. Raises `ObjectMissingError`.
     """
     builder = PackBuilder(repository.sealer)
+    scratch = memoryview(bytearray(0))
     tables: list[PackTable] = []
     for pack_id, record in blobs:
         if builder.full or not builder.has_room(record.sealed_size):
             tables.append(_put_now(repository, builder))
             checkpoint()
         space = builder.space(record.sealed_size)
-        repository.target.read_into(pack_name(pack_id), record.offset, space)
+        if len(scratch) < record.sealed_size:
+            scratch = memoryview(bytearray(record.sealed_size))
+        for _ in range(2):
+            repository.target.read_into(pack_name(pack_id), record.offset, space)
+            try:
+                repository.sealer.open_into(space, record.blob_id, scratch)
+                break
+            except DamagedError:
+                # Damaged on its way here, or where it lies: then the copy is no worse, and
+                # check finds it there. The original of a good copy is deleted, so look twice.
+                continue
         builder.add_copied(record)
         advance(record.sealed_size)
     if builder.count:
@@ -321,18 +354,42 @@ class PackStream:
         self._writer = writer
         self._builder: PackBuilder | None = None
         self._encoder = BlobEncoder()
+        self._scratch = memoryview(bytearray(0))
         self.added_bytes = 0
         self.sealed_bytes = 0
 
-    def store(self, blob_id: bytes, kind: BlobKind, frame: memoryview, chunk_size: int) -> None:
-        """Encode and seal a claimed chunk, given as a frame (see `codec.blob`)."""
-        encoded = self._encoder.encode(frame)
+    def store(
+        self,
+        blob_id: bytes,
+        kind: BlobKind,
+        frame: memoryview,
+        chunk_size: int,
+        *,
+        numbers: Numbers | None = None,
+        base_id: bytes = b"",
+        base: Buffer | None = None,
+    ) -> bytes:
+        """Encode and seal a claimed chunk, given as a frame; the id of the base it stands on.
+
+        See `BlobEncoder.encode` for the frame, `numbers` and the base.
+        """
+        encoded = self._encoder.encode(frame, numbers, base_id, base)
         builder = self._room_for(len(encoded.data) + OVERHEAD)
         self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
         self.added_bytes += chunk_size
+        return encoded.base_id
 
     def copy(self, record: BlobRecord, sealed: memoryview) -> None:
-        """Take over a claimed blob that another repository sealed with the same key."""
+        """Take over a claimed blob that another repository sealed with the same key.
+
+        Raises `DamagedError` where it does not open: a damaged blob is not handed on.
+        """
+        if len(self._scratch) < record.sealed_size:
+            self._scratch = memoryview(bytearray(record.sealed_size))
+        try:
+            self._writer.repository.sealer.open_into(sealed, record.blob_id, self._scratch)
+        except DamagedError as error:
+            raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
         builder = self._room_for(record.sealed_size)
         builder.space(record.sealed_size)[:] = sealed
         builder.add_copied(record)
