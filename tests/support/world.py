@@ -26,6 +26,7 @@ from backupd.config.settings import (
     KeySettings,
     LocalTarget,
     ModelSettings,
+    NasTarget,
     Settings,
     TargetSettings,
 )
@@ -174,7 +175,7 @@ class World:
     def temporaries(self) -> list[str]:
         found = []
         for settings in self.targets.values():
-            assert isinstance(settings, LocalTarget)
+            assert isinstance(settings, LocalTarget | NasTarget)
             folder = settings.path / ".tmp"
             found += os.listdir(folder) if folder.exists() else []
         return found
@@ -190,10 +191,17 @@ def scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def make_world(root: Path, *, seed: int = 1, copies: int = 0, size: int = 1 << 20) -> World:
+def make_world(
+    root: Path,
+    *,
+    seed: int = 1,
+    copies: int = 0,
+    size: int = 1 << 20,
+    disk: TargetSettings | None = None,
+) -> World:
     """A world with an empty repository on `disk` (and `copy1`...) and a model of some MB."""
     root.mkdir(parents=True, exist_ok=True)
-    targets: dict[str, TargetSettings] = {"disk": LocalTarget("disk", root / "repo")}
+    targets: dict[str, TargetSettings] = {"disk": disk or LocalTarget("disk", root / "repo")}
     for number in range(1, copies + 1):
         targets[f"copy{number}"] = LocalTarget(f"copy{number}", root / f"copy{number}")
     world = World(root, targets)

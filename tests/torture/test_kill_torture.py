@@ -37,6 +37,7 @@ from tests.support.world import (
     manifest_of,
     scratch,
 )
+from tests.support.world import small_packs as small_packs
 
 pytestmark = pytest.mark.usefixtures("small_packs")
 
