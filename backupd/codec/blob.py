@@ -1,4 +1,4 @@
-"""A chunk as a blob: the header that names its codec, and the codecs raw and zstd.
+"""A chunk as a blob: the header that names its codec, and which codec a chunk gets.
 
 The header comes before the payload, inside the seal: codec (1 byte), flags (1), the length of
 the parameters (2, little-endian), the parameters, and the 32-byte id of the base blob where
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import zstandard
 
 from backupd.errors import DamagedError
+
+if TYPE_CHECKING:
+    from backupd.codec.number_blobs import NumberDecoder, NumberEncoder
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -27,9 +31,8 @@ MAX_PARAMETERS = 255
 HEADROOM = 512  # room that a frame leaves before its chunk; no header is longer
 
 _ZSTD_LEVEL = 3
-_PROBE_SIZE = 16 * 1024
-_PROBE_COUNT = 4
 _SMALL = 16 * 1024
+_LEAST_NUMBERS = 1024  # below this a table of planes takes what the planes give
 _WORTH = 0.97  # below this share of the plain bytes, compression pays for its time
 
 
@@ -38,6 +41,19 @@ class Codec(enum.IntEnum):
 
     RAW = 0
     ZSTD = 1
+    PLANES = 2
+    DELTA = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What is known of a chunk's elements: bytes of each, whether they are IEEE numbers, and how
+    many bytes come before the first whole one. A `width` of 0 says that nothing is known.
+    """
+
+    width: int
+    floating: bool = False
+    phase: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +64,11 @@ class BlobHeader:
     parameters: bytes = b""
     base_id: bytes = b""
 
-    def pack_into(self, out: memoryview) -> int:
-        """Write the header to the front of `out`; its length."""
+    def pack(self) -> bytes:
+        """The header's bytes."""
         flags = _FLAG_BASE if self.base_id else 0
         head = _HEADER.pack(self.codec, flags, len(self.parameters))
-        blob = head + self.parameters + self.base_id
-        out[: len(blob)] = blob
-        return len(blob)
+        return head + self.parameters + self.base_id
 
 
 def parse_header(encoded: Buffer) -> tuple[BlobHeader, int]:
@@ -97,37 +111,53 @@ _ZSTD_HEADER = _HEADER.pack(Codec.ZSTD, 0, 0)
 
 
 class BlobEncoder:
-    """Chooses raw or zstd by a probe. Not shared between threads: zstandard's are not."""
+    """Chooses how a chunk is encoded. Not shared between threads: zstandard's are not."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
-        self._probe = zstandard.ZstdCompressor(level=1, write_checksum=False)
+        self._quick = zstandard.ZstdCompressor(level=1, write_checksum=False)
+        self._numbers: NumberEncoder | None = None
 
-    def encode(self, frame: memoryview) -> Encoded:
-        """The smaller of raw and zstd, where the probe finds zstd worth trying.
+    def encode(
+        self,
+        frame: memoryview,
+        numbers: Numbers | None = None,
+        base_id: bytes = b"",
+        base: Buffer | None = None,
+    ) -> Encoded:
+        """The smallest of the forms that the chunk's content makes worth trying.
 
         The chunk is `frame[HEADROOM:]`; the room before it is the encoder's to write, so that
-        a raw blob needs no copy.
+        a raw blob needs no copy. `numbers` is what is known of its elements (None for bytes that
+        are no numbers, as a tree's), `base` the plain content of the blob `base_id`.
         """
         chunk = frame[HEADROOM:]
         size = len(chunk)
-        if size <= 2 * _PROBE_SIZE * _PROBE_COUNT or self._worth_trying(chunk, size):
-            # What is small is cheap to store and dear to set a high level up for.
-            compressor = self._zstd if size > _SMALL else self._probe
-            payload = compressor.compress(chunk)
-            if len(payload) < size * _WORTH:
-                return Encoded(Codec.ZSTD, b"", _ZSTD_HEADER + payload)
+        if numbers is not None and size >= _LEAST_NUMBERS:
+            encoder = self._number_encoder()
+            known = numbers if numbers.width else encoder.probe(chunk)
+            if known is None:
+                return self._raw(frame)
+            if known.width > 1 or numbers.width:
+                return encoder.encode(chunk, known, base_id, base) or self._raw(frame)
+        # What is small is cheap to store and dear to set a high level up for.
+        payload = (self._zstd if size > _SMALL else self._quick).compress(chunk)
+        if len(payload) < size * _WORTH:
+            return Encoded(Codec.ZSTD, b"", _ZSTD_HEADER + payload)
+        return self._raw(frame)
+
+    def _raw(self, frame: memoryview) -> Encoded:
         begin = HEADROOM - HEADER_SIZE
         frame[begin:HEADROOM] = _RAW_HEADER
         return Encoded(Codec.RAW, b"", frame[begin:])
 
-    def _worth_trying(self, chunk: memoryview, size: int) -> bool:
-        step = (size - _PROBE_SIZE) // (_PROBE_COUNT - 1)
-        # Pieces are judged one by one: they need not resemble each other.
-        return any(
-            len(self._probe.compress(chunk[at : at + _PROBE_SIZE])) < _PROBE_SIZE * _WORTH
-            for at in range(0, size - _PROBE_SIZE + 1, step)
-        )
+    def _number_encoder(self) -> NumberEncoder:
+        if self._numbers is None:
+            # Comes with numpy, which a snapshot of small files does without.
+            from backupd.codec.number_blobs import NumberEncoder
+
+            self._numbers = NumberEncoder()
+        return self._numbers
 
 
 def framed(chunk: Buffer) -> memoryview:
@@ -142,15 +172,29 @@ class BlobDecoder:
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        self._numbers: NumberDecoder | None = None
 
-    def decode(self, encoded: Buffer, plain_size: int) -> Buffer:
-        """The chunk of `plain_size` bytes; may be a view of `encoded`. Raises `DamagedError`."""
+    def decode(
+        self, encoded: Buffer, plain_size: int, base: Callable[[bytes], Buffer] | None = None
+    ) -> Buffer:
+        """The chunk of `plain_size` bytes; may be a view of `encoded` or of a kept buffer.
+
+        `base` gives the plain content of a base by its id; without it a delta is refused.
+        Raises `DamagedError`.
+        """
         header, begin = parse_header(encoded)
         payload = memoryview(encoded)[begin:]
         if header.codec == Codec.RAW:
             plain: Buffer = payload
         elif header.codec == Codec.ZSTD:
             plain = self._decompress(payload, plain_size)
+        elif header.codec == Codec.PLANES and not header.base_id:
+            plain = self._number_decoder().decode(payload, plain_size, None)
+        elif header.codec == Codec.DELTA and header.base_id:
+            if base is None:
+                raise DamagedError("a blob's base stands on a base itself, which none may")
+            origin = base(header.base_id)
+            plain = self._number_decoder().decode(payload, plain_size, origin)
         else:
             raise DamagedError(
                 f"a blob is encoded by codec {header.codec}, which this backupd does not know",
@@ -159,6 +203,13 @@ class BlobDecoder:
         if len(plain) != plain_size:
             raise DamagedError("a blob does not decode to the length that its pack states")
         return plain
+
+    def _number_decoder(self) -> NumberDecoder:
+        if self._numbers is None:
+            from backupd.codec.number_blobs import NumberDecoder
+
+            self._numbers = NumberDecoder()
+        return self._numbers
 
     def _decompress(self, payload: memoryview, plain_size: int) -> bytes:
         if plain_size > MAX_CHUNK:

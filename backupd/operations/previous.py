@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from backupd.capture.folders import shown
 from backupd.capture.scan import Scan, Scanned, Skipped
 from backupd.errors import BackupdError
 from backupd.operations.tree_cache import TreeCache
@@ -14,6 +15,9 @@ from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.tree import FileType, TreeEntry
 from backupd.repository.tree_codec import decode_values, entry_of, path_of
+
+if TYPE_CHECKING:
+    from backupd.operations.bases import BaseTable
 
 
 class PreviousEntry:
@@ -43,6 +47,11 @@ class PreviousEntry:
     def size_bytes(self) -> int:
         """The length of a file."""
         return int(self._value["size"])
+
+    @property
+    def is_container(self) -> bool:
+        """Whether it is a file whose tensors are known."""
+        return "layout" in self._value
 
     def matches(self, scanned: Scanned) -> bool:
         """Whether the path is, by its stat, what it was: then it need not be looked at again.
@@ -146,9 +155,45 @@ class Previous:
         kept = self._cache.get(tree_id)
         if kept is not None:
             return kept
+        tree = bytes(self._blob_reader().read(tree_id))
+        self._cache.put(tree_id, tree)
+        return tree
+
+    def add_bases(self, bases: BaseTable) -> None:
+        """Tell the table of every container of the snapshot, the one written last as newest."""
+        from backupd.capture.containers.stored import decode_layout
+        from backupd.capture.cutting import segments_of
+        from backupd.operations.bases import Place, pieces_of
+        from backupd.repository.reachable import chunks_of
+
+        containers = [e.entry for e in self._entries() if e.is_container]
+        containers.sort(key=lambda entry: entry.metadata.mtime_ns)
+        reader = self._blob_reader()
+        for entry in containers:
+            try:
+                size = entry.metadata.size_bytes
+                layout = decode_layout(reader.read(entry.layout), size)
+                refs = list(chunks_of(reader, entry))
+            except BackupdError as error:
+                self._note(f"{shown(entry.path)}: cannot serve as a base: {error.message}")
+                continue
+            segments = []
+            number = offset = 0
+            for segment in segments_of(layout, size):
+                # A run that is cut by content has as many chunks as fill it.
+                first = number
+                while number < len(refs) and offset < segment.offset + segment.size_bytes:
+                    if segment.key:
+                        place = Place(entry.path, offset, refs[number].size_bytes)
+                        bases.add_place(refs[number].blob_id, place)
+                    offset += refs[number].size_bytes
+                    number += 1
+                if segment.key and number - first == pieces_of(segment):
+                    segments.append((segment, first))
+            bases.add_file(entry.path, segments, [*refs])
+
+    def _blob_reader(self) -> BlobReader:
         if self._reader is None:
             self.index = self._repository.load_index(self._note)
             self._reader = BlobReader(BlobFinder(self._repository, self.index, self._note))
-        tree = bytes(self._reader.read(tree_id))
-        self._cache.put(tree_id, tree)
-        return tree
+        return self._reader

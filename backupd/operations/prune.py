@@ -15,6 +15,7 @@ from backupd.errors import DamagedError, StoppedError
 from backupd.operations.installation import Installation
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import PruneReport
+from backupd.repository.copying import copy_blobs, put_index
 from backupd.repository.index import Index, PackTable
 from backupd.repository.layout import INDEX, PACKS, pack_id_of, pack_name
 from backupd.repository.prune_plan import PrunePlan, plan_prune
@@ -22,7 +23,7 @@ from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository
 from backupd.repository.tombstones import Tombstone, encode_tombstone
 from backupd.repository.usage import PackUse, Usage
-from backupd.repository.writer import GRACE_SECONDS, copy_blobs, put_index
+from backupd.repository.writer import GRACE_SECONDS
 
 # Packs of one index object; each has a record of some 50 bytes a blob.
 _PACKS_PER_INDEX = 4096

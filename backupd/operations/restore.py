@@ -134,8 +134,6 @@ def restore(
         for entry in links:
             _guarded(place.make_hardlink, entry, failed)
         place.finish_folders()
-    for path, why in failed.items():
-        progress.note(f"{path}: {why}")
     return RestoreReport(
         restored_files=restorer.restored_files,
         restored_bytes=restorer.restored_bytes,

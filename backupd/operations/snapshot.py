@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from backupd import __version__
 from backupd.capture.reading import open_for_capture
 from backupd.capture.scan import LeftOutError, Scan, Scanned, ScanOptions, SkipKind, Skipped
-from backupd.config.settings import LocalTarget, ModelSettings, NasTarget
+from backupd.config.settings import LocalTarget, ModelSettings, NasTarget, S3Target
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
 from backupd.operations.catalog import info_of
 from backupd.operations.installation import Installation
@@ -22,10 +22,10 @@ from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotReport, TargetResult
 from backupd.operations.tree_cache import TreeCache
 from backupd.operations.tree_sink import KeptFile, TreeSink
+from backupd.repository.copying import StaleIndexError
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree import FileType, TreeEntry
-from backupd.repository.writer import StaleIndexError
 
 # How often a file that changes while it is read is read again, and how long is waited before.
 _READINGS = 4
@@ -110,21 +110,23 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
     host = installation.settings.host
     cache = TreeCache.of_model(installation, repository, model.name)
     previous = Previous.newest(repository, host, model.name, cache, progress.note)
-    sink = TreeSink(
-        repository,
-        previous,
-        cache,
-        clock=installation.clock,
-        workers=installation.settings.limits.threads,
-        parallel_puts=_parallel_puts(installation, repository),
-        progress=progress,
-        stop=request.stop,
-    )
     left_out: list[Skipped] = []
-    root = bytes(model.path)
     progress.begin("store")
-    try:
-        with Scan(root, ScanOptions(model.exclude, model.one_filesystem)) as scan:
+    options = ScanOptions(model.exclude, model.one_filesystem)
+    with Scan(bytes(model.path), options) as scan:
+        sink = TreeSink(
+            repository,
+            previous,
+            cache,
+            scan,
+            near=not isinstance(installation.settings.targets[repository.name], S3Target),
+            clock=installation.clock,
+            workers=installation.settings.limits.threads,
+            parallel_puts=_parallel_puts(installation, repository),
+            progress=progress,
+            stop=request.stop,
+        )
+        try:
             for item, before in previous.beside(scan):
                 if request.stop.is_set():
                     raise StoppedError(
@@ -136,37 +138,49 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                     sink.keep(before)
                 else:
                     _capture(scan, item, before, sink, left_out, request)
-        trees = sink.finish()
-        changed = sink.changed or previous.lost_entries or request.labels or request.metrics
-        if not changed and previous.snapshot is not None:
+            trees = sink.finish()
+            changed = sink.changed or previous.lost_entries or request.labels or request.metrics
+            if not changed and previous.snapshot is not None:
+                sink.abandon()
+                return _Outcome(None, _notes(left_out))
+            record = _record(request, previous, sink, trees, left_out, started)
+            stored = sink.commit(record, request.lowest_version)
+        except BaseException:
             sink.abandon()
-            return _Outcome(None, _notes(left_out))
-        record = SnapshotRecord(
-            host=host,
-            model=model.name,
-            version=0,
-            time=started,
-            root=root,
-            trees=trees,
-            parent=previous.snapshot.record.version if previous.snapshot else 0,
-            project=model.project,
-            labels=request.labels,
-            metrics=request.metrics,
-            file_count=sink.file_count,
-            folder_count=sink.folder_count,
-            size_bytes=sink.size_bytes,
-            added_bytes=sink.added_bytes,
-            stored_bytes=sink.stored_bytes,
-            duration_seconds=round(installation.clock() - started, 3),
-            incomplete=tuple(str(item) for item in left_out if item.missing),
-            skipped=tuple(str(item) for item in left_out if not item.missing),
-            made_by=f"backupd {__version__}",
-        )
-        stored = sink.commit(record, request.lowest_version)
-    except BaseException:
-        sink.abandon()
-        raise
+            raise
     return _Outcome(stored, _notes(left_out))
+
+
+def _record(
+    request: _Request,
+    previous: Previous,
+    sink: TreeSink,
+    trees: tuple[bytes, ...],
+    left_out: list[Skipped],
+    started: float,
+) -> SnapshotRecord:
+    installation, model = request.installation, request.model
+    return SnapshotRecord(
+        host=installation.settings.host,
+        model=model.name,
+        version=0,
+        time=started,
+        root=bytes(model.path),
+        trees=trees,
+        parent=previous.snapshot.record.version if previous.snapshot else 0,
+        project=model.project,
+        labels=request.labels,
+        metrics=request.metrics,
+        file_count=sink.file_count,
+        folder_count=sink.folder_count,
+        size_bytes=sink.size_bytes,
+        added_bytes=sink.added_bytes,
+        stored_bytes=sink.stored_bytes,
+        duration_seconds=round(installation.clock() - started, 3),
+        incomplete=tuple(str(item) for item in left_out if item.missing),
+        skipped=tuple(str(item) for item in left_out if not item.missing),
+        made_by=f"backupd {__version__}",
+    )
 
 
 def _capture(

@@ -17,14 +17,20 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
+from backupd.capture.containers.regions import Layout
+from backupd.capture.cutting import OPAQUE, PIECE_SIZE, Segment, segments_of
 from backupd.capture.reading import CaptureFile
-from backupd.codec.blob import HEADROOM
+from backupd.codec.blob import HEADROOM, Numbers
 from backupd.codec.chunking import Chunker
 from backupd.errors import BackupdError, StoppedError
+from backupd.operations.base_reader import BaseReader
+from backupd.operations.bases import BaseTable, Candidate, Place, pieces_of
+from backupd.repository.pack_stream import PackStream
 from backupd.repository.records import BlobKind
 from backupd.repository.tree import ChunkRef
-from backupd.repository.writer import PackStream, Writer
+from backupd.repository.writer import Writer
 
+_PROBED_BYTES = 64 * 1024  # small files from here on are probed for numbers, which costs time
 # How much is read before the cut is looked for again: what lies behind a cut is read twice.
 _STEP = 512 * 1024
 
@@ -33,8 +39,10 @@ _STEP = 512 * 1024
 class StoredFile:
     """A file on its way: its chunks appear as workers finish them."""
 
-    tag: object
+    path: bytes = b""
+    tag: object = None
     chunks: list[ChunkRef | None] = field(default_factory=list)
+    segments: list[tuple[Segment, int]] = field(default_factory=list)
     waiting: int = 0
     content_hash: bytes = b""
     closed: bool = False
@@ -51,12 +59,18 @@ class StoredFile:
 
 @dataclass(slots=True)
 class _Piece:
-    """A chunk in a frame, at `frame[HEADROOM : HEADROOM + size]`, and its place in its file."""
+    """A chunk in a frame, at `frame[HEADROOM : HEADROOM + size]`, and its place in its file.
+
+    `numbers` is what is known of its elements, `candidate` what it may be a difference from.
+    """
 
     frame: memoryview
     size: int
     file: StoredFile
     number: int
+    offset: int
+    numbers: Numbers
+    candidate: Candidate | None
 
 
 class FileStore:
@@ -67,14 +81,19 @@ class FileStore:
         writer: Writer,
         *,
         workers: int,
+        bases: BaseTable,
+        base_reader: Callable[[], BaseReader],
         advance: Callable[[int, int], None],
         stop: threading.Event,
     ) -> None:
+        """`base_reader` makes a reader of bases for each worker."""
         secrets = writer.repository.secrets
         parameters = writer.repository.descriptor.chunking
         self._chunker = Chunker(parameters, secrets.chunking_key)
         self._whole_size = parameters.min_size
         self._writer = writer
+        self._bases = bases
+        self._base_reader = base_reader
         self._blob_id = secrets.blob_id
         self._advance = advance
         self._stop = stop
@@ -99,32 +118,39 @@ class FileStore:
     # -- the reader's side --------------------------------------------------------------------
 
     def add(
-        self, file: CaptureFile, extents: tuple[tuple[int, int], ...], tag: object
+        self, file: CaptureFile, extents: tuple[tuple[int, int], ...], layout: Layout | None
     ) -> StoredFile:
         """Read a file's extents (empty: all of it) and hand its chunks to the workers.
 
-        The answer is not in the order yet: `accept` puts it there when the file held still.
+        A file with a layout has no extents. The answer is not in the order yet: `accept` puts it
+        there when the file held still.
         """
-        stored = StoredFile(tag)
+        stored = StoredFile(file.path)
         runs = extents or ((0, file.stat.st_size),)
-        if len(runs) == 1 and runs[0][1] <= self._whole_size:
+        if layout is None and len(runs) == 1 and runs[0][1] <= self._whole_size:
             self._add_small(file, runs[0], stored)
         else:
             hasher = blake3()
-            for offset, length in runs:
-                self._add_run(file, offset, length, stored, hasher)
+            if layout is not None:
+                for segment in segments_of(layout, file.stat.st_size):
+                    self._add_segment(file, segment, stored, hasher)
+            else:
+                for offset, length in runs:
+                    self._add_run(file, offset, length, stored, hasher)
             stored.content_hash = hasher.digest()
         with self._lock:
             stored.closed = True
         return stored
 
     def accept(self, stored: StoredFile) -> None:
-        """Take a file's turn in the order of entries."""
+        """Take a file's turn in the order of entries; it may be a base from now on."""
         self._order.append(stored)
+        if stored.segments:
+            self._bases.add_file(stored.path, stored.segments, stored.chunks)
 
     def pass_through(self, tag: object) -> None:
         """Take the turn of an entry that has no content to store."""
-        self._order.append(StoredFile(tag, closed=True))
+        self._order.append(StoredFile(tag=tag, closed=True))
 
     def ready(self) -> Iterator[StoredFile]:
         """The files at the front of the order that are done."""
@@ -147,9 +173,46 @@ class FileStore:
             if self._writer.claim(blob_id):
                 self._check()
                 frame = frame[: HEADROOM + size]
-                self._small_stream.store(blob_id, BlobKind.DATA, frame, size)
+                numbers = OPAQUE if size >= _PROBED_BYTES else None
+                self._small_stream.store(blob_id, BlobKind.DATA, frame, size, numbers=numbers)
+                self._bases.settle(blob_id, b"")
             stored.chunks.append(ChunkRef(blob_id, size))
             self._advance(size, 0)
+
+    def _add_segment(
+        self, file: CaptureFile, segment: Segment, stored: StoredFile, hasher: blake3
+    ) -> None:
+        """Cut a tensor every `PIECE_SIZE` bytes, what lies between tensors by content."""
+        if not segment.key:
+            self._add_run(file, segment.offset, segment.size_bytes, stored, hasher)
+            return
+        stored.segments.append((segment, len(stored.chunks)))
+        for number in range(pieces_of(segment)):
+            begin = number * PIECE_SIZE
+            size = min(PIECE_SIZE, segment.size_bytes - begin)
+            frame = self._take_frame()
+            got = file.read_into(frame[HEADROOM : HEADROOM + size], segment.offset + begin)
+            if not got:
+                self._frames.put(frame)
+                return  # the file is shorter than it was; its stat will tell
+            candidate = self._bases.candidate(file.path, segment, number)
+            hasher.update(frame[HEADROOM : HEADROOM + got])
+            self._hand_over(frame, got, stored, segment.offset + begin, segment.numbers, candidate)
+
+    def _hand_over(
+        self,
+        frame: memoryview,
+        size: int,
+        stored: StoredFile,
+        offset: int,
+        numbers: Numbers,
+        candidate: Candidate | None,
+    ) -> None:
+        with self._lock:
+            number = len(stored.chunks)
+            stored.chunks.append(None)
+            stored.waiting += 1
+        self._pieces.put(_Piece(frame, size, stored, number, offset, numbers, candidate))
 
     def _add_run(
         self, file: CaptureFile, offset: int, length: int, stored: StoredFile, hasher: blake3
@@ -172,11 +235,7 @@ class FileStore:
                 self._frames.put(frame)
                 return  # the file is shorter than it was; its stat will tell
             hasher.update(frame[HEADROOM : HEADROOM + size])
-            with self._lock:
-                number = len(stored.chunks)
-                stored.chunks.append(None)
-                stored.waiting += 1
-            self._pieces.put(_Piece(frame, size, stored, number))
+            self._hand_over(frame, size, stored, offset, OPAQUE, None)
             offset += size
 
     def _take_frame(self) -> memoryview:
@@ -200,23 +259,41 @@ class FileStore:
     # -- the workers' side --------------------------------------------------------------------
 
     def _work(self, stream: PackStream) -> None:
+        bases = self._base_reader()
         while (piece := self._pieces.get()) is not None:
             try:
                 if self._failure is None:
-                    self._store(stream, piece)
+                    self._store(stream, piece, bases)
             except BaseException as error:
                 self._failure = error
+                self._bases.close()
             finally:
                 self._frames.put(piece.frame)
+        bases.close()
 
-    def _store(self, stream: PackStream, piece: _Piece) -> None:
+    def _store(self, stream: PackStream, piece: _Piece, bases: BaseReader) -> None:
         frame = piece.frame[: HEADROOM + piece.size]
         blob_id = self._blob_id(frame[HEADROOM:])
-        if self._writer.claim(blob_id):
-            stream.store(blob_id, BlobKind.DATA, frame, piece.size)
         file = piece.file
+        if self._writer.claim(blob_id):
+            base_id, base = b"", None
+            key = self._bases.key_of(piece.candidate) if piece.candidate else None
+            if key is not None and key.size_bytes == piece.size:
+                base_id, base = key.blob_id, bases.read(key)
+            used = stream.store(
+                blob_id,
+                BlobKind.DATA,
+                frame,
+                piece.size,
+                numbers=piece.numbers,
+                base_id=base_id,
+                base=base,
+            )
+            self._bases.settle(blob_id, used)
+        if piece.numbers.width:
+            self._bases.add_place(blob_id, Place(file.path, piece.offset, piece.size))
+        self._bases.settle_ref(file.chunks, piece.number, ChunkRef(blob_id, piece.size))
         with self._lock:
-            file.chunks[piece.number] = ChunkRef(blob_id, piece.size)
             file.waiting -= 1
         self._advance(piece.size, 0)
 
@@ -240,6 +317,8 @@ class FileStore:
                 continue  # the one who abandons has a failure to tell already
 
     def _end_workers(self) -> None:
+        if self._failure is not None or self._stop.is_set():
+            self._bases.close()
         for _ in self._threads:
             self._pieces.put(None)
         for thread in self._threads:

@@ -10,10 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from backupd.capture.folders import name_of
 from backupd.capture.reading import CaptureFile
+from backupd.capture.scan import Scan
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
 from backupd.operations.progress import Progress
 from backupd.operations.tree_cache import TreeCache
+from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import BlobKind
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord
@@ -22,8 +25,15 @@ from backupd.repository.tree_codec import INLINE_CHUNKS, TreeCutter, encode_chun
 
 if TYPE_CHECKING:
     # numpy comes with these; an unchanged model is told without it.
+    from backupd.capture.containers.regions import Layout
+    from backupd.operations.base_reader import BaseReader
+    from backupd.operations.bases import BaseTable
     from backupd.operations.storing import FileStore, StoredFile
-    from backupd.repository.writer import PackStream, Writer
+    from backupd.repository.pack_stream import PackStream
+    from backupd.repository.writer import Writer
+
+
+_IDENTIFIED_BYTES = 64 * 1024  # a smaller container gains less than looking into it costs
 
 
 class KeptFile(NamedTuple):
@@ -33,17 +43,30 @@ class KeptFile(NamedTuple):
     metadata: Metadata
     extents: tuple[tuple[int, int], ...]
     before: PreviousEntry | None
+    layout: bytes = b""
+
+
+class ReadFile(NamedTuple):
+    """A file whose content is on its way, and the layout that it was found to have."""
+
+    stored: StoredFile
+    layout: Layout | None
 
 
 class TreeSink:
-    """Takes entries and files in path order. One thread calls it."""
+    """Takes entries and files in path order. One thread calls it.
+
+    `near` says that the repository may be asked for the bases of deltas.
+    """
 
     def __init__(
         self,
         repository: Repository,
         previous: Previous,
         cache: TreeCache,
+        scan: Scan,
         *,
+        near: bool,
         clock: Callable[[], float],
         workers: int,
         parallel_puts: int,
@@ -57,6 +80,8 @@ class TreeSink:
         self._repository = repository
         self._previous = previous
         self._cache = cache
+        self._scan = scan
+        self._near = near
         self._clock = clock
         self._workers = workers
         self._parallel_puts = parallel_puts
@@ -68,6 +93,8 @@ class TreeSink:
         self._writer: Writer | None = None
         self._store: FileStore | None = None
         self._stream: PackStream | None = None
+        self._bases: BaseTable | None = None
+        self._bases_wanted = True
         self._finished = False
 
     # -- entries ------------------------------------------------------------------------------
@@ -88,15 +115,31 @@ class TreeSink:
         else:
             self._emit(entry)
 
-    def read(self, file: CaptureFile, extents: tuple[tuple[int, int], ...]) -> StoredFile:
+    def read(self, file: CaptureFile, extents: tuple[tuple[int, int], ...]) -> ReadFile:
         """Read a file's content into blobs; counts for nothing before `accept`."""
-        self._progress.grow(file.stat.st_size)
-        return self._file_store().add(file, extents, None)
+        size = file.stat.st_size
+        self._progress.grow(size)
+        layout = None
+        if size >= _IDENTIFIED_BYTES and not extents:
+            from backupd.capture.containers import identify, read_at_descriptor
 
-    def accept(self, stored: StoredFile, kept: KeptFile) -> None:
+            layout = identify(read_at_descriptor(file.fd), size, name_of(file.path))
+            if layout is not None and self._bases_wanted:
+                self._bases_wanted = False
+                self._previous.add_bases(self._base_table())
+        stored = self._file_store().add(file, extents, layout)
+        return ReadFile(stored, layout)
+
+    def accept(self, read: ReadFile, kept: KeptFile) -> None:
         """The file that was read held still: it becomes an entry when its chunks are stored."""
-        stored.tag = kept
-        self._file_store().accept(stored)
+        layout = b""
+        if read.layout is not None:
+            from backupd.capture.containers.stored import encode_layout
+
+            encoded = encode_layout(read.layout)
+            layout = self._pack_stream().store_bytes(BlobKind.LAYOUT, encoded)
+        read.stored.tag = kept._replace(layout=layout)
+        self._file_store().accept(read.stored)
         self._drain()
 
     def _drain(self) -> None:
@@ -125,6 +168,7 @@ class TreeSink:
             chunk_list=chunk_list,
             extents=kept.extents,
             content_hash=stored.content_hash,
+            layout=kept.layout,
         )
         before = kept.before
         if before is None or not same_but_for_inode(before.entry, whole):
@@ -182,10 +226,29 @@ class TreeSink:
             self._store = FileStore(
                 self._open_writer(),
                 workers=self._workers,
+                bases=self._base_table(),
+                base_reader=self._make_base_reader,
                 advance=self._progress.advance,
                 stop=self._stop,
             )
         return self._store
+
+    def _base_table(self) -> BaseTable:
+        if self._bases is None:
+            from backupd.operations.bases import BaseTable
+
+            self._bases = BaseTable(self._open_writer())
+        return self._bases
+
+    def _make_base_reader(self) -> BaseReader:
+        from backupd.operations.base_reader import BaseReader
+
+        reader = None
+        if self._near:
+            finder = BlobFinder(self._repository, self._open_writer().index, self._progress.note)
+            reader = BlobReader(finder, bases=False)
+        blob_id = self._repository.secrets.blob_id
+        return BaseReader(self._base_table(), self._scan.folder_of, blob_id, reader)
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -84,8 +84,11 @@ class BlobFinder:
 class BlobReader:
     """Reads and opens blobs with kept buffers; each thread has its own."""
 
-    def __init__(self, finder: BlobFinder) -> None:
+    def __init__(self, finder: BlobFinder, *, bases: bool = True) -> None:
+        """`bases` says whether a blob may stand on a base; a base itself may not."""
         self.finder = finder
+        self._bases = bases
+        self._base_reader: BlobReader | None = None
         self._repository = finder.repository
         self._decoder = BlobDecoder()
         self._sealed = memoryview(b"")
@@ -121,7 +124,8 @@ class BlobReader:
             self._opened = kept_buffer(record.sealed_size)
         try:
             size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
-            plain = self._decoder.decode(self._opened[:size], record.plain_size)
+            base = self._read_base if self._bases else None
+            plain = self._decoder.decode(self._opened[:size], record.plain_size, base)
         except DamagedError as error:
             raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
         if self._repository.secrets.blob_id(plain) != record.blob_id:
@@ -129,6 +133,11 @@ class BlobReader:
                 f"blob {record.blob_id.hex()} is damaged: its content has another id"
             )
         return plain
+
+    def _read_base(self, base_id: bytes) -> Buffer:
+        if self._base_reader is None:
+            self._base_reader = BlobReader(self.finder, bases=False)
+        return self._base_reader.read(base_id)
 
 
 def kept_buffer(least: int) -> memoryview:

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-from blake3 import blake3
-
-from backupd.codec.blob import ID_SIZE, BlobEncoder, Buffer, Numbers, framed
-from backupd.codec.sealing import OVERHEAD, seal
-from backupd.errors import BackupdError, DamagedError, ObjectMissingError
-from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
-from backupd.repository.index import Index, PackTable, index_bytes
-from backupd.repository.layout import INDEX, MAX_SNAPSHOT, PACKS, pack_name
-from backupd.repository.pack import PackBuilder, read_table
+from backupd.codec.blob import ID_SIZE
+from backupd.errors import BackupdError, DamagedError
+from backupd.repository.copying import StaleIndexError, copy_packs, put_index
+from backupd.repository.index import Index, PackTable
+from backupd.repository.layout import MAX_SNAPSHOT, PACKS, pack_id_of, pack_name
+from backupd.repository.pack import PackBuilder
+from backupd.repository.pack_stream import PackStream
 from backupd.repository.reachable import blobs_of
 from backupd.repository.reader import BlobFinder, BlobReader
-from backupd.repository.records import RECORD, BlobKind, BlobRecord, parse_table
+from backupd.repository.records import RECORD
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord, encode_snapshot
 
@@ -32,10 +30,8 @@ GRACE_SECONDS = 24 * 3600.0
 # crash may leave unnamed, and has to be stored again, is no more than that.
 _FLUSH_PACKS = 64
 _FLUSH_SECONDS = 60.0
-
-
-class StaleIndexError(BackupdError):
-    """Packs that the snapshot relies on are gone; with a fresh index it will succeed."""
+# So many packs are asked for one by one; then a listing of all costs less.
+_ASK_MOST = 64
 
 
 class Writer:
@@ -66,6 +62,8 @@ class Writer:
         self._started = clock()
         self._lock = threading.Lock()
         self._in_flight: set[bytes] = set()
+        self._there: set[bytes] = set()
+        self._asked = 0
         self._unflushed: list[PackTable] = []
         self._flushed_at = self._started
         self._failure: BaseException | None = None
@@ -85,13 +83,34 @@ class Writer:
 
     def claim(self, blob_id: bytes) -> bool:
         """Whether the caller is to store this blob: it is neither stored nor on its way."""
-        if blob_id in self.index:
-            return False
+        while (location := self.index.find(blob_id)) is not None:
+            if self._is_there(location.pack_id):
+                return False
+            self.index.avoid([location.pack_id])
         with self._lock:
             if blob_id in self._in_flight:
                 return False
             self._in_flight.add(blob_id)
             return True
+
+    def _is_there(self, pack_id: bytes) -> bool:
+        """Whether a pack that the index names is really there; asked once for each.
+
+        The index may have been read before the tombstones, while a prune deleted what both
+        named, and one prune may write an index that names what another has just deleted.
+        """
+        if pack_id in self._there:
+            return True
+        target = self.repository.target
+        with self._lock:
+            list_all = self._asked == _ASK_MOST
+            self._asked += 1
+        if list_all:
+            found = {pack_id_of(info.name) for info in target.list(PACKS)}
+            self._there |= {pack for pack in found if pack is not None}
+        elif target.stat(pack_name(pack_id)) is not None:
+            self._there.add(pack_id)
+        return pack_id in self._there
 
     def is_on_its_way(self, blob_id: bytes) -> bool:
         """Whether a claimed blob is not put yet."""
@@ -153,6 +172,7 @@ class Writer:
         size = len(pack.data)
         self.repository.target.put(pack_name(pack.pack_id), [pack.data])
         table = PackTable(pack.pack_id, size, pack.table)
+        self._there.add(pack.pack_id)
         self.index.add_fresh(table)
         with self._lock:
             self.stored_bytes += size
@@ -268,154 +288,3 @@ class Writer:
         marker = SnapshotName(folder, version, forgotten=True).object_name()
         name = SnapshotName(folder, version).object_name()
         return target.stat(name) is not None and target.stat(marker) is None
-
-
-def put_index(repository: Repository, packs: list[PackTable]) -> str:
-    """Store an index object of the packs; its name."""
-    stored = seal(repository.sealer, index_bytes(packs), INDEX_ASSOCIATED)
-    name = INDEX + blake3(stored).hexdigest()
-    repository.target.put(name, [stored])
-    return name
-
-
-def copy_packs(repository: Repository, pack_ids: set[bytes]) -> None:
-    """Store all blobs of the packs once more, in packs of other names, and index those."""
-
-    def blobs() -> Iterator[tuple[bytes, BlobRecord]]:
-        for pack_id in sorted(pack_ids):
-            name = pack_name(pack_id)
-            info = repository.target.stat(name)
-            if info is None:
-                raise StaleIndexError(
-                    f"{name} on {repository.name} was deleted while the snapshot relied on it",
-                    hint="take the snapshot again; what is stored already is not stored twice",
-                )
-            table = read_table(repository.target, pack_id, info.size_bytes, repository.sealer)
-            for record in parse_table(memoryview(table), info.size_bytes):
-                yield pack_id, record
-
-    try:
-        copy_blobs(repository, blobs())
-    except ObjectMissingError as error:
-        raise StaleIndexError(error.message) from None
-
-
-def copy_blobs(
-    repository: Repository,
-    blobs: Iterable[tuple[bytes, BlobRecord]],
-    *,
-    advance: Callable[[int], None] = lambda done_bytes: None,
-    checkpoint: Callable[[], None] = lambda: None,
-) -> list[PackTable]:
-    """Copy sealed blobs, each given with its pack's id, to new packs, and index those.
-
-    `checkpoint` is called between packs and may raise. Raises `ObjectMissingError`.
-    """
-    builder = PackBuilder(repository.sealer)
-    scratch = memoryview(bytearray(0))
-    tables: list[PackTable] = []
-    for pack_id, record in blobs:
-        if builder.full or not builder.has_room(record.sealed_size):
-            tables.append(_put_now(repository, builder))
-            checkpoint()
-        space = builder.space(record.sealed_size)
-        if len(scratch) < record.sealed_size:
-            scratch = memoryview(bytearray(record.sealed_size))
-        for _ in range(2):
-            repository.target.read_into(pack_name(pack_id), record.offset, space)
-            try:
-                repository.sealer.open_into(space, record.blob_id, scratch)
-                break
-            except DamagedError:
-                # Damaged on its way here, or where it lies: then the copy is no worse, and
-                # check finds it there. The original of a good copy is deleted, so look twice.
-                continue
-        builder.add_copied(record)
-        advance(record.sealed_size)
-    if builder.count:
-        tables.append(_put_now(repository, builder))
-    if tables:
-        put_index(repository, tables)
-    return tables
-
-
-def _put_now(repository: Repository, builder: PackBuilder) -> PackTable:
-    pack = builder.finish()
-    repository.target.put(pack_name(pack.pack_id), [pack.data])
-    table = PackTable(pack.pack_id, len(pack.data), pack.table)
-    builder.reset()
-    return table
-
-
-class PackStream:
-    """One thread's open pack: blobs go in, full packs go to the writer."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._builder: PackBuilder | None = None
-        self._encoder = BlobEncoder()
-        self._scratch = memoryview(bytearray(0))
-        self.added_bytes = 0
-        self.sealed_bytes = 0
-
-    def store(
-        self,
-        blob_id: bytes,
-        kind: BlobKind,
-        frame: memoryview,
-        chunk_size: int,
-        *,
-        numbers: Numbers | None = None,
-        base_id: bytes = b"",
-        base: Buffer | None = None,
-    ) -> bytes:
-        """Encode and seal a claimed chunk, given as a frame; the id of the base it stands on.
-
-        See `BlobEncoder.encode` for the frame, `numbers` and the base.
-        """
-        encoded = self._encoder.encode(frame, numbers, base_id, base)
-        builder = self._room_for(len(encoded.data) + OVERHEAD)
-        self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
-        self.added_bytes += chunk_size
-        return encoded.base_id
-
-    def copy(self, record: BlobRecord, sealed: memoryview) -> None:
-        """Take over a claimed blob that another repository sealed with the same key.
-
-        Raises `DamagedError` where it does not open: a damaged blob is not handed on.
-        """
-        if len(self._scratch) < record.sealed_size:
-            self._scratch = memoryview(bytearray(record.sealed_size))
-        try:
-            self._writer.repository.sealer.open_into(sealed, record.blob_id, self._scratch)
-        except DamagedError as error:
-            raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
-        builder = self._room_for(record.sealed_size)
-        builder.space(record.sealed_size)[:] = sealed
-        builder.add_copied(record)
-        self.sealed_bytes += record.sealed_size
-
-    def _room_for(self, sealed_size: int) -> PackBuilder:
-        builder = self._builder
-        if builder is not None and (builder.full or not builder.has_room(sealed_size)):
-            self._writer.submit(builder)
-            builder = self._builder = None
-        if builder is None:
-            builder = self._builder = self._writer.take_builder()
-        return builder
-
-    def store_bytes(self, kind: BlobKind, plain: bytes) -> bytes:
-        """Store a small run of bytes unless it is there; its id."""
-        blob_id = self._writer.repository.secrets.blob_id(plain)
-        if self._writer.claim(blob_id):
-            self.store(blob_id, kind, framed(plain), len(plain))
-        return blob_id
-
-    def close(self) -> None:
-        """Hand over what the open pack holds."""
-        if self._builder is not None:
-            if self._builder.count:
-                self._writer.submit(self._builder)
-            else:
-                self._writer.give_back(self._builder)
-            self._builder = None

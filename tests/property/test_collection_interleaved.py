@@ -28,6 +28,7 @@ from backupd.config.settings import KeySettings, LocalTarget, Settings
 from backupd.operations.installation import Installation
 from backupd.operations.prune import prune
 from backupd.repository import layout
+from backupd.repository.copying import StaleIndexError
 from backupd.repository.descriptor import Descriptor
 from backupd.repository.reachable import entries_of
 from backupd.repository.reader import BlobFinder, BlobReader
@@ -37,7 +38,7 @@ from backupd.repository.snapshots import SnapshotName, SnapshotRecord
 from backupd.repository.tree import ChunkRef, FileType, Metadata, TreeEntry
 from backupd.repository.tree_codec import TreeCutter, encode_entry
 from backupd.repository.usage import Usage
-from backupd.repository.writer import StaleIndexError, Writer
+from backupd.repository.writer import Writer
 from backupd.targets.base import Target
 from backupd.targets.memory import MemoryTarget
 from tests.support.interleaving import Actor

@@ -1,0 +1,108 @@
+"""One thread's open pack: blobs go in, full packs go to the writer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from backupd.codec.blob import BlobEncoder, Buffer, Numbers, framed
+from backupd.codec.sealing import OVERHEAD
+from backupd.errors import DamagedError
+from backupd.repository.pack import PackBuilder
+from backupd.repository.records import BlobKind, BlobRecord
+from backupd.repository.repository import Repository
+
+
+class PackSink(Protocol):
+    """What a stream needs of its writer."""
+
+    repository: Repository
+
+    def claim(self, blob_id: bytes) -> bool:
+        """Whether the caller is to store this blob."""
+        ...
+
+    def take_builder(self) -> PackBuilder:
+        """An empty builder."""
+        ...
+
+    def submit(self, builder: PackBuilder) -> None:
+        """Put a filled pack; the builder comes back by itself."""
+        ...
+
+    def give_back(self, builder: PackBuilder) -> None:
+        """Return a builder with nothing in it."""
+        ...
+
+
+class PackStream:
+    """One thread's open pack: blobs go in, full packs go to the writer."""
+
+    def __init__(self, writer: PackSink) -> None:
+        self._writer = writer
+        self._builder: PackBuilder | None = None
+        self._encoder = BlobEncoder()
+        self._scratch = memoryview(bytearray(0))
+        self.added_bytes = 0
+        self.sealed_bytes = 0
+
+    def store(
+        self,
+        blob_id: bytes,
+        kind: BlobKind,
+        frame: memoryview,
+        chunk_size: int,
+        *,
+        numbers: Numbers | None = None,
+        base_id: bytes = b"",
+        base: Buffer | None = None,
+    ) -> bytes:
+        """Encode and seal a claimed chunk, given as a frame; the id of the base it stands on.
+
+        See `BlobEncoder.encode` for the frame, `numbers` and the base.
+        """
+        encoded = self._encoder.encode(frame, numbers, base_id, base)
+        builder = self._room_for(len(encoded.data) + OVERHEAD)
+        self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
+        self.added_bytes += chunk_size
+        return encoded.base_id
+
+    def copy(self, record: BlobRecord, sealed: memoryview) -> None:
+        """Take over a claimed blob that another repository sealed with the same key.
+
+        Raises `DamagedError` where it does not open: a damaged blob is not handed on.
+        """
+        if len(self._scratch) < record.sealed_size:
+            self._scratch = memoryview(bytearray(record.sealed_size))
+        try:
+            self._writer.repository.sealer.open_into(sealed, record.blob_id, self._scratch)
+        except DamagedError as error:
+            raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
+        builder = self._room_for(record.sealed_size)
+        builder.space(record.sealed_size)[:] = sealed
+        builder.add_copied(record)
+        self.sealed_bytes += record.sealed_size
+
+    def _room_for(self, sealed_size: int) -> PackBuilder:
+        builder = self._builder
+        if builder is not None and (builder.full or not builder.has_room(sealed_size)):
+            self._writer.submit(builder)
+            builder = self._builder = None
+        if builder is None:
+            builder = self._builder = self._writer.take_builder()
+        return builder
+
+    def store_bytes(self, kind: BlobKind, plain: bytes) -> bytes:
+        """Store a small run of bytes unless it is there; its id."""
+        blob_id = self._writer.repository.secrets.blob_id(plain)
+        if self._writer.claim(blob_id):
+            self.store(blob_id, kind, framed(plain), len(plain))
+        return blob_id
+
+    def close(self) -> None:
+        """Hand over what the open pack holds."""
+        if self._builder is not None:
+            if self._builder.count:
+                self._writer.submit(self._builder)
+            else:
+                self._writer.give_back(self._builder)
+            self._builder = None
