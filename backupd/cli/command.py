@@ -90,7 +90,7 @@ class Command(click.Command):
         # Arguments are told in the text; some versions of click would list them here.
         options = [param for param in self.own if isinstance(param, click.Option)]
         records = [record for option in options if (record := option.get_help_record(ctx))]
-        records.append(("--help", "Show this page."))
+        records.append(("-h, --help", "Show this page."))
         with formatter.section("Options"):
             formatter.write_dl(records)
         formatter.write_paragraph()

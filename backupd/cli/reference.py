@@ -20,7 +20,7 @@ What `backupd COMMAND --help` and `backupd help TOPIC` say, on one page. It is m
 
 def render_reference() -> str:
     """The text of `docs/commands.md`."""
-    root = click.Context(cli, info_name=PROGRAM)
+    root = click.Context(cli, info_name=PROGRAM, **cli.context_settings)
     parts = [_INTRODUCTION, _block(PROGRAM, cli.get_help(root))]
     parts += [_block(title, text) for title, text in _pages(cli, root)]
     parts += [_block(f"{PROGRAM} help {name}", text) for name, text in TOPICS.items()]

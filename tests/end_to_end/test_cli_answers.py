@@ -130,6 +130,53 @@ def test_a_damaged_pack_is_found_by_check_and_named_by_restore(
     assert all("weights.bin: " in answer.err for answer in failed)
 
 
+@pytest.fixture
+def doubled(copied: CommandLine) -> CommandLine:
+    """The copy with a second target `other`, which holds nothing yet."""
+    text = copied.config.read_text()
+    other = copied.home / "other"
+    text = text.replace("targets:\n", f"targets:\n  other: {{type: local, path: {other}}}\n", 1)
+    text = text.replace("targets: {disk: working}", "targets: {disk: working, other: working}")
+    copied.config.write_text(text)
+    assert "other: made a repository" in copied.ok("init").out
+    return copied
+
+
+def test_sync_brings_a_new_target_up_to_date_and_restore_names_it_when_the_first_is_damaged(
+    doubled: CommandLine, tmp_path: Path
+) -> None:
+    answer = doubled.ok("sync")
+    assert "disk to other: copied 3 snapshots" in answer.out
+    assert "disk to other: nothing was missing" in doubled.ok("sync").out
+    assert (
+        doubled.ok("list", "--target", "other", "--json").document["snapshots"][2]["version"] == 3
+    )
+    for pack in doubled.repository.glob("packs/*/*"):
+        if pack.stat().st_size > 100_000:
+            pack.unlink()
+    answer = doubled("restore", "llama@v1", "--to", tmp_path / "v1", "--target", "disk")
+    assert answer.code == 3
+    assert answer.err.count("weights.bin") == 1
+    assert "hint: it may be whole on other: --target other" in answer.err
+    doubled.ok("restore", "llama@v1", "--to", tmp_path / "v1", "--target", "other")
+    assert (tmp_path / "v1/weights.bin").stat().st_size == 300_000
+
+
+def test_a_target_that_is_away_is_named_and_the_rest_is_done(doubled: CommandLine) -> None:
+    text = doubled.config.read_text()
+    doubled.config.write_text(text.replace("other: {type: local", "other: {type: nas"))
+    listed = doubled.ok("list")
+    assert "llama@v3" in listed.out
+    assert "not looked at: " in listed.err
+    for command in (["snapshot"], ["check"], ["prune"], ["sync"]):
+        answer = doubled(*command)
+        assert answer.code in (3, 5), command
+        assert answer.err.count("cannot be reached") == 1, (command, answer.err)
+    assert doubled("sync", "--to", "other").code == 5
+    status = doubled.ok("status", "--json").document
+    assert [target["error"] is None for target in status["targets"]] == [False, True]
+
+
 def test_restore_refuses_to_overwrite_and_says_the_mend(made: CommandLine) -> None:
     model = model_folder(made)
     before = {path: path.read_bytes() for path in model.iterdir()}

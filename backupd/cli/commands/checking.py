@@ -179,7 +179,19 @@ def sync_command(app: App, models: tuple[str, ...], source: str, destination: st
                 "there is nothing to copy between",
                 hint="a model must name both targets, and the two must differ",
             )
+        away: dict[str, errors.BackupdError] = {}
+        installation.repositories({name for pair in pairs for name in pair}, failed=away)
+        for name in (source, destination):
+            if name in away:
+                raise away[name]
+        for error in away.values():
+            output.warn(app, f"left out: {error}")
+            codes.append(error.exit_code)
         for giver, taker in pairs:
+            if giver in away or taker in away:
+                unreached = away.get(taker) or away[giver]
+                answers.append({"from": giver, "to": taker, **error_document(explain(unreached))})
+                continue
             try:
                 with shown_progress(app) as progress:
                     results = replicate(

@@ -95,7 +95,8 @@ def list_command(
 
     SIZE is what a restore would write, ADDED the part of it that was new, and STORED what
     the target took for that. A ! marks a snapshot that lacks files which never held still
-    while they were read; `backupd show` names them.
+    while they were read; `backupd show` names them. A target that cannot be reached is
+    named, and what the others hold is shown.
     """
     from backupd.operations.catalog import read_catalog
 

@@ -153,10 +153,10 @@ def _known_model(settings: Settings, folder: Path | None) -> ModelSettings:
     from backupd.config.template import name_for, quote
 
     path = _existing_folder(folder)
-    first = models[0].targets if models else dict.fromkeys(settings.targets, ())
+    policies = tuple(settings.policies)[:1]
+    first = models[0].targets if models else dict.fromkeys(settings.targets, policies)
     targets = ", ".join(
-        f"{quote(target)}: [{', '.join(map(quote, policies))}]"
-        for target, policies in first.items()
+        f"{quote(target)}: [{', '.join(map(quote, names))}]" for target, names in first.items()
     )
     raise errors.UsageError(
         f"{settings.source} is there already, and does not watch {path}",

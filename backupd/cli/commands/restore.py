@@ -24,6 +24,8 @@ from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
+    from backupd.config.settings import ModelSettings
+    from backupd.operations.catalog import ResolvedSnapshot
     from backupd.operations.reports import PlannedFile, RestoreReport, SnapshotInfo
 
 _PLAN_COLUMNS = (Column("ACTION"), Column("SIZE", right=True), Column("PATH"))
@@ -130,7 +132,17 @@ def restore_command(
         },
     )
     _say_report(app, report, place, app.clock() - started)
+    if report.failed and not app.json:
+        _say_where_else(resolved, installation.settings.models.get(info.model))
     return errors.EXIT_PARTIAL if report.failed else errors.EXIT_DONE
+
+
+def _say_where_else(resolved: ResolvedSnapshot, model: ModelSettings | None) -> None:
+    """Names the other targets, as with `--target` only the one was looked at."""
+    known = dict.fromkeys((*resolved.info.targets, *(model.targets if model else ())))
+    others = [name for name in known if name != resolved.repository.name]
+    if others:
+        click.echo(f"hint: it may be whole on {others[0]}: --target {others[0]}", err=True)
 
 
 def _say_intent(app: App, info: SnapshotInfo, place: str, *, where_it_was: bool) -> None:

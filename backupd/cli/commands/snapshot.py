@@ -227,7 +227,11 @@ def say_report(app: App, report: SnapshotReport) -> None:
     """What became of one model, with each thing that is missing."""
     info = report.snapshot
     if report.unchanged or info is None:
-        output.say(app, f"{report.model}: unchanged")
+        copied = dict.fromkeys(
+            result.target for result in report.targets if result.version and not result.error
+        )
+        also = f"; what {', '.join(copied)} lacked was copied" if copied else ""
+        output.say(app, f"{report.model}: unchanged{also}")
     else:
         named = f" ({pairs(info.labels)})" if info.labels else ""
         output.say(
