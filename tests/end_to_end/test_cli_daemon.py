@@ -60,6 +60,7 @@ def test_quickstart_goes_on_watching_and_the_commands_go_through_it(
     with running(backupd, "quickstart", model) as daemon:
 
         def is_running() -> bool:
+            assert daemon.poll() is None, daemon.communicate()
             status = backupd("status", "--json")
             return status.code == 0 and bool(status.document["running"])
 

@@ -43,7 +43,7 @@ def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def every_command(
     group: click.Group = cli, prefix: str = "", parent: click.Context | None = None
 ) -> Iterator[tuple[str, click.Command, click.Context]]:
-    ctx = click.Context(group, info_name=group.name, parent=parent)
+    ctx = click.Context(group, info_name=group.name, parent=parent, **group.context_settings)
     for name in group.list_commands(ctx):
         loaded = group.get_command(ctx, name)
         assert loaded is not None
