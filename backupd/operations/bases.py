@@ -124,7 +124,7 @@ class BaseTable:
                     if ref.blob_id in self._bases:
                         base_id = self._bases[ref.blob_id] or ref.blob_id
                         return ChunkRef(base_id, ref.size_bytes)
-                    location = self._writer.index.find(ref.blob_id)
+                    location = self._writer.find(ref.blob_id)
                     if location is not None:
                         base_id = location.record.base_id or ref.blob_id
                         return ChunkRef(base_id, ref.size_bytes)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backupd.errors import DamagedError, StoppedError
-from backupd.operations.installation import Installation
+from backupd.operations.installation import Clock, Installation
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import PruneReport
 from backupd.repository.copying import copy_blobs, put_index
@@ -70,7 +70,7 @@ def prune(
         grace_seconds=grace_seconds,
     )
     if not dry_run:
-        _carry_out(repository, survey, plan, installation.clock(), progress, stop)
+        _carry_out(repository, survey, plan, installation.clock, progress, stop)
     return _report(target, survey, plan, dry_run, notes)
 
 
@@ -126,7 +126,7 @@ def _carry_out(
     repository: Repository,
     survey: _Survey,
     plan: PrunePlan,
-    now: float,
+    clock: Clock,
     progress: Progress,
     stop: threading.Event,
 ) -> None:
@@ -152,7 +152,8 @@ def _carry_out(
         )
     marked = plan.mark | plan.repack
     if marked:
-        name, stored = encode_tombstone(now, marked, repository.sealer)
+        # The time of now: copying may have taken days, and the grace is to begin after it.
+        name, stored = encode_tombstone(clock(), marked, repository.sealer)
         repository.target.put(name, [stored])
     checkpoint()
     gone = plan.delete | plan.vanished

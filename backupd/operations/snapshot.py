@@ -17,6 +17,7 @@ from backupd.config.settings import LocalTarget, ModelSettings, NasTarget, S3Tar
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
 from backupd.operations.catalog import info_of
 from backupd.operations.installation import Installation
+from backupd.operations.measuring import Measuring
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotReport, TargetResult
@@ -113,7 +114,9 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
     left_out: list[Skipped] = []
     progress.begin("store")
     options = ScanOptions(model.exclude, model.one_filesystem)
-    with Scan(bytes(model.path), options) as scan:
+    root = bytes(model.path)
+    since = previous.snapshot.record.time if previous.snapshot else 0.0
+    with Scan(root, options) as scan, Measuring(root, options, since, progress):
         sink = TreeSink(
             repository,
             previous,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from backupd.capture.folders import name_of
 from backupd.capture.reading import CaptureFile
 from backupd.capture.scan import Scan
+from backupd.errors import BackupdError
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
 from backupd.operations.progress import Progress
 from backupd.operations.tree_cache import TreeCache
@@ -118,7 +120,6 @@ class TreeSink:
     def read(self, file: CaptureFile, extents: tuple[tuple[int, int], ...]) -> ReadFile:
         """Read a file's content into blobs; counts for nothing before `accept`."""
         size = file.stat.st_size
-        self._progress.grow(size)
         layout = None
         if size >= _IDENTIFIED_BYTES and not extents:
             from backupd.capture.containers import identify, read_at_descriptor
@@ -293,6 +294,10 @@ class TreeSink:
         """End without a snapshot; what was stored stays, indexed, for the next one."""
         if self._finished:
             return
+        if self._writer is not None:
+            # First of all: what waits to go out may take longer than there is time to stop in.
+            with suppress(BackupdError):
+                self._writer.flush_index()
         if self._store is not None:
             self._store.abandon()
         if self._writer is not None:
