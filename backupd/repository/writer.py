@@ -15,7 +15,7 @@ from dataclasses import replace
 from backupd.codec.blob import ID_SIZE
 from backupd.errors import BackupdError, DamagedError
 from backupd.repository.copying import StaleIndexError, copy_packs, put_index
-from backupd.repository.index import Index, PackTable
+from backupd.repository.index import Index, Location, PackTable
 from backupd.repository.layout import MAX_SNAPSHOT, PACKS, pack_id_of, pack_name
 from backupd.repository.pack import PackBuilder
 from backupd.repository.pack_stream import PackStream
@@ -83,15 +83,21 @@ class Writer:
 
     def claim(self, blob_id: bytes) -> bool:
         """Whether the caller is to store this blob: it is neither stored nor on its way."""
-        while (location := self.index.find(blob_id)) is not None:
-            if self._is_there(location.pack_id):
-                return False
-            self.index.avoid([location.pack_id])
+        if self.find(blob_id) is not None:
+            return False
         with self._lock:
             if blob_id in self._in_flight:
                 return False
             self._in_flight.add(blob_id)
             return True
+
+    def find(self, blob_id: bytes) -> Location | None:
+        """Where a blob lies that the snapshot may rely on, or None."""
+        while (location := self.index.find(blob_id)) is not None:
+            if self._is_there(location.pack_id):
+                return location
+            self.index.avoid([location.pack_id])
+        return None
 
     def _is_there(self, pack_id: bytes) -> bool:
         """Whether a pack that the index names is really there; asked once for each.
@@ -213,6 +219,8 @@ class Writer:
     def abandon(self) -> None:
         """End after a failure or a stop: what was stored is indexed, so that it is not lost."""
         try:
+            # At once, as what is still on its way may take longer than there is time to stop in.
+            self.flush_index()
             self.finish()
         except BackupdError:
             pass  # the one who abandons has a failure to tell already

@@ -30,6 +30,7 @@ from backupd.operations.prune import prune
 from backupd.repository import layout
 from backupd.repository.copying import StaleIndexError
 from backupd.repository.descriptor import Descriptor
+from backupd.repository.index import Index
 from backupd.repository.reachable import entries_of
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import BlobKind
@@ -108,12 +109,14 @@ class Collection(RuleBasedStateMachine):
 
     # -- what actors do ------------------------------------------------------------------------
 
-    def write(self, target: Target, name: str, contents: list[bytes]) -> None:
+    def write(
+        self, target: Target, name: str, contents: list[bytes], index: Index | None = None
+    ) -> None:
         for _ in range(3):
             repository = self.repository(target)
             writer = Writer(
                 repository,
-                repository.load_index(lambda message: None),
+                index or repository.load_index(lambda message: None),
                 clock=lambda: self.now,
                 workers=1,
                 grace_seconds=GRACE,
@@ -134,6 +137,7 @@ class Collection(RuleBasedStateMachine):
             except StaleIndexError:
                 self.committing.pop(name, None)
                 writer.abandon()
+                index = None
                 continue  # as take_snapshot does
             except BaseException:
                 writer.abandon()
@@ -300,6 +304,25 @@ def test_two_writers_and_a_pruner_in_any_order_lose_nothing_that_is_listed() -> 
 @pytest.mark.usefixtures("tiny_packs")
 def test_two_pruners_at_once_lose_nothing_that_is_listed() -> None:
     run(TwoPruners, 30)
+
+
+@pytest.mark.usefixtures("tiny_packs")
+def test_an_index_read_before_a_prune_deleted_is_not_relied_on() -> None:
+    machine = Collection()
+    for name, content in (("writer1", POOL[0]), ("writer2", POOL[1])):
+        machine.write(machine.store, name, [content])
+    del machine.expected[1]
+    repository = machine.repository(machine.store)
+    repository.forget(SnapshotName(machine.folder, 1))
+    installation = OneRepository(repository, lambda: machine.now)
+    machine.now += GRACE * 1.1
+    prune(installation, "memory", grace_seconds=GRACE)
+    machine.now += GRACE * 1.1
+    index = repository.load_index(lambda message: None)
+    prune(installation, "memory", grace_seconds=GRACE)
+    # The pack of v1 is gone and so is its tombstone, but this index still names it.
+    machine.write(machine.store, "writer3", [POOL[0]], index)
+    machine.look()
 
 
 @pytest.mark.torture
