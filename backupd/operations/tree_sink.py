@@ -295,9 +295,9 @@ class TreeSink:
         if self._finished:
             return
         if self._writer is not None:
-            # First of all: what waits to go out may take longer than there is time to stop in.
+            # First of all, as what waits to go out may take longer than there is time to stop in.
             with suppress(BackupdError):
-                self._writer.flush_index()
+                self._writer.hurry()
         if self._store is not None:
             self._store.abandon()
         if self._writer is not None:

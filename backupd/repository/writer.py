@@ -66,6 +66,7 @@ class Writer:
         self._asked = 0
         self._unflushed: list[PackTable] = []
         self._flushed_at = self._started
+        self._hurried = False
         self._failure: BaseException | None = None
         self._builders: queue.SimpleQueue[PackBuilder] = queue.SimpleQueue()
         self._builder_count = 0
@@ -186,11 +187,20 @@ class Writer:
                 self._in_flight.discard(pack.table[at : at + ID_SIZE])
             self._unflushed.append(table)
             due = (
-                len(self._unflushed) >= _FLUSH_PACKS
+                self._hurried
+                or len(self._unflushed) >= _FLUSH_PACKS
                 or self._clock() - self._flushed_at >= _FLUSH_SECONDS
             )
         if due:
             self.flush_index()
+
+    def hurry(self) -> None:
+        """Name in the index what is stored, and each further pack as soon as it is put.
+
+        For one who stops: what is still on its way may take longer than there is time.
+        """
+        self._hurried = True
+        self.flush_index()
 
     def flush_index(self) -> None:
         """Write an index object of the packs that none names yet."""
@@ -219,8 +229,7 @@ class Writer:
     def abandon(self) -> None:
         """End after a failure or a stop: what was stored is indexed, so that it is not lost."""
         try:
-            # At once, as what is still on its way may take longer than there is time to stop in.
-            self.flush_index()
+            self.hurry()
             self.finish()
         except BackupdError:
             pass  # the one who abandons has a failure to tell already

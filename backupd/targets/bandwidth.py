@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from backupd.targets.base import Buffer, Target, total_size
 from backupd.targets.wrapping import WrappedTarget
 
+_PROMPT = ("index/", "snapshots/")
+
 
 class TokenBucket:
     """Lets `bytes_per_second` through on average, whoever asks.
@@ -37,19 +39,23 @@ class TokenBucket:
         # When the debt is paid; up to a second in the past for rate that went unused.
         self._paid_at = clock()
 
-    def take(self, size_bytes: int) -> None:
-        """Return once `size_bytes` may go out."""
+    def take(self, size_bytes: int, *, wait: bool = True) -> None:
+        """Return once `size_bytes` may go out; without `wait` at once, and others wait longer."""
         with self._lock:
             now = self._clock()
             start = max(self._paid_at, now - 1.0)
             self._paid_at = start + size_bytes / self._rate
         # Each caller has its own place in the queue, and waits for it without the lock.
-        if start > now:
+        if wait and start > now:
             self._sleep(start - now)
 
 
 class LimitedTarget(WrappedTarget):
-    """`target`, whose puts draw from `bucket`; what is read is not limited."""
+    """`target`, whose puts draw from `bucket`; what is read is not limited.
+
+    What names the packs that have gone out counts but does not wait: a snapshot that is told to
+    stop has seconds to write it, or they would all have to go out again.
+    """
 
     def __init__(self, target: Target, bucket: TokenBucket) -> None:
         super().__init__(target)
@@ -57,10 +63,10 @@ class LimitedTarget(WrappedTarget):
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         """See `Target.put`."""
-        self._bucket.take(total_size(parts))
+        self._bucket.take(total_size(parts), wait=not name.startswith(_PROMPT))
         self._target.put(name, parts)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""
-        self._bucket.take(total_size(parts))
+        self._bucket.take(total_size(parts), wait=not name.startswith(_PROMPT))
         return self._target.put_if_absent(name, parts)

@@ -144,6 +144,20 @@ def test_uploads_keep_to_the_limit_and_reads_do_not_wait() -> None:
     assert clock.now == before
 
 
+def test_what_names_the_packs_that_have_gone_out_does_not_wait_and_counts() -> None:
+    clock = Clock()
+    target = LimitedTarget(
+        MemoryTarget(), TokenBucket(1000, clock=lambda: clock.now, sleep=clock.sleep)
+    )
+    target.put("packs/00/a", [b"x" * 60_000])
+    before = clock.now
+    target.put("index/a", [b"x" * 10_000])
+    assert target.put_if_absent("snapshots/m/1", [b"x"])
+    assert clock.now == before
+    target.put("packs/00/b", [b"x"])
+    assert clock.now - before >= 68.0
+
+
 def test_rate_that_went_unused_is_kept_for_a_second_only() -> None:
     clock = Clock()
     bucket = TokenBucket(1000, clock=lambda: clock.now, sleep=clock.sleep)
