@@ -60,13 +60,21 @@ def prune(
     stop = stop or threading.Event()
     repository = installation.repository(target)
     notes: list[str] = []
-    survey = _survey(repository, progress, stop, notes)
+    # Before anything is looked at: what is due by now was marked for the grace when a writer,
+    # whose snapshot the survey does not see yet, looked for marks.
+    now = installation.clock()
+    try:
+        survey = _survey(repository, progress, stop, notes)
+    except DamagedError:
+        # Another prune may have deleted what this one's index still named: look afresh.
+        notes.clear()
+        survey = _survey(repository, progress, stop, notes)
     plan = plan_prune(
         survey.packs,
         survey.modified,
         survey.tombstones,
         index_objects=len(survey.index_objects),
-        now=installation.clock(),
+        now=now,
         grace_seconds=grace_seconds,
     )
     if not dry_run:
