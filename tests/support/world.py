@@ -130,7 +130,7 @@ class World:
     def listed(self) -> list[int]:
         with self.open() as installation:
             found = list_snapshots(installation, model=MODEL, targets=["disk"])
-            return [info.version for info in found]
+            return sorted(info.version for info in found)
 
     def restore(self, version: int, to: Path, *, overwrite: bool = False) -> RestoreReport:
         with self.open() as installation:
