@@ -124,6 +124,12 @@ def command(
     return decorate
 
 
+def help_when_alone(ctx: click.Context) -> None:
+    """For a group that is called without a command: its help, which is what was wanted."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are run, and listed without being imported."""
 

@@ -11,7 +11,7 @@ import click
 from backupd import __version__
 from backupd.cli import errors, output
 from backupd.cli.app import App
-from backupd.cli.command import Lazy, LazyGroup, common_options
+from backupd.cli.command import Lazy, LazyGroup, common_options, help_when_alone
 from backupd.errors import EXIT_DONE
 
 PROGRAM = "backupd"
@@ -66,6 +66,8 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.group(
     name=PROGRAM,
     cls=LazyGroup,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     lazy=COMMANDS,
     topics=TOPICS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
@@ -94,6 +96,7 @@ def cli(ctx: click.Context) -> None:
     """
     app = ctx.ensure_object(App)
     ctx.color = output.wants_color(app.environment)
+    help_when_alone(ctx)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,9 +127,6 @@ def run(app: App, arguments: list[str]) -> int:
     try:
         with cli.make_context(PROGRAM, arguments, obj=app) as ctx:
             code = cli.invoke(ctx)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return EXIT_DONE
     except click.exceptions.Exit as error:
         return error.exit_code
     return code if isinstance(code, int) else EXIT_DONE

@@ -128,6 +128,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "Set up:" in capsys.readouterr().out
+    assert main(["key"]) == 0
+    assert "Usage: backupd key " in capsys.readouterr().out
 
 
 def test_a_misspelt_command_is_met_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

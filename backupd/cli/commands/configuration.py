@@ -12,7 +12,7 @@ import click
 from backupd import errors
 from backupd.cli import output
 from backupd.cli.app import App
-from backupd.cli.command import command
+from backupd.cli.command import command, help_when_alone
 from backupd.cli.formatting import count
 from backupd.cli.opening import config_path, load_settings
 
@@ -20,9 +20,11 @@ from backupd.cli.opening import config_path, load_settings
 _INSTALLED = "/usr/local/bin/backupd"
 
 
-@click.group("config")
-def config_group() -> None:
+@click.group("config", invoke_without_command=True, subcommand_metavar="COMMAND ...")
+@click.pass_context
+def config_group(ctx: click.Context) -> None:
     """Check the configuration, describe it, or fit the systemd unit to it."""
+    help_when_alone(ctx)
 
 
 @command(

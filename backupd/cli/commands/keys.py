@@ -10,7 +10,7 @@ import click
 from backupd import errors
 from backupd.cli import output
 from backupd.cli.app import App
-from backupd.cli.command import command
+from backupd.cli.command import command, help_when_alone
 from backupd.cli.formatting import Column, printable
 from backupd.cli.opening import opened
 
@@ -33,13 +33,15 @@ _COLUMNS = (
 _MAX_PASSPHRASE_BYTES = 64 * 1024
 
 
-@click.group("key")
-def key_group() -> None:
+@click.group("key", invoke_without_command=True, subcommand_metavar="COMMAND ...")
+@click.pass_context
+def key_group(ctx: click.Context) -> None:
     """Export, add, remove and list the keys that open the repositories.
 
     The data is sealed with one master key, which each key or passphrase opens. Adding or
     removing one rewrites nothing else.
     """
+    help_when_alone(ctx)
 
 
 @command(
