@@ -290,7 +290,7 @@ class FileStore:
                 base=base,
             )
             self._bases.settle(blob_id, used)
-        if piece.numbers.width:
+        if file.segments:
             self._bases.add_place(blob_id, Place(file.path, piece.offset, piece.size))
         self._bases.settle_ref(file.chunks, piece.number, ChunkRef(blob_id, piece.size))
         with self._lock:
