@@ -21,6 +21,8 @@ from backupd.config.settings import (
     TargetSettings,
 )
 from backupd.errors import BackupdError, NotFoundError, TargetError, UsageError, WrongKeyError
+from backupd.operations.index_cache import StateIndexCache
+from backupd.repository.index import IndexCache
 from backupd.repository.repository import Repository, open_repository
 from backupd.targets.bandwidth import TokenBucket
 from backupd.targets.base import Target
@@ -110,8 +112,16 @@ class Installation:
         with self._lock:
             if name not in self._repositories:
                 target = self.target(name)
-                self._repositories[name] = open_repository(target, self.secret, self.random)
+                self._repositories[name] = open_repository(
+                    target, self.secret, self.random, index_cache=self._index_cache
+                )
             return self._repositories[name]
+
+    def _index_cache(self, repository_id: str) -> IndexCache | None:
+        if self.standalone:
+            return None
+        folder = self.settings.state_dir / "cache" / "index" / repository_id
+        return StateIndexCache(folder)
 
     def drop(self, name: str) -> None:
         """Forget an opened repository, so that the next use opens it anew."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from backupd.codec.sealing import RandomBytes, unseal
 from backupd.codec.secrets import PUBLIC_MASTER_KEY, derive
@@ -14,7 +15,7 @@ from backupd.errors import DamagedError, ObjectMissingError, TargetError, WrongK
 from backupd.repository import keys, layout
 from backupd.repository.descriptor import Descriptor, parse_descriptor
 from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
-from backupd.repository.index import Index, PackTable, parse_index
+from backupd.repository.index import Index, IndexCache, PackTable, parse_index
 from backupd.repository.pack import read_table
 from backupd.repository.snapshots import (
     SnapshotName,
@@ -55,7 +56,13 @@ class Repository:
     """What one target holds. Safe for several threads; `target` may be used directly."""
 
     def __init__(
-        self, target: Target, descriptor: Descriptor, master_key: bytes, random: RandomBytes
+        self,
+        target: Target,
+        descriptor: Descriptor,
+        master_key: bytes,
+        random: RandomBytes,
+        *,
+        index_cache: IndexCache | None = None,
     ) -> None:
         self.target = target
         self.descriptor = descriptor
@@ -63,6 +70,7 @@ class Repository:
         self.sealer = self.secrets.sealer(random)
         self._master_key = master_key
         self._random = random
+        self._index_cache = index_cache
 
     @property
     def name(self) -> str:
@@ -230,28 +238,49 @@ class Repository:
         """
         # Read before the index: of a pack that prune deletes in between, one of the two tells.
         marked = self.read_tombstones(note)
-        index, damaged = self.read_index_objects()
+        index = self._load_index(note, self._index_cache)
         index.avoid(pack for stone in marked for pack in stone.packs)
+        return index
+
+    def _load_index(self, note: Callable[[str], None], cache: IndexCache | None) -> Index:
+        index, damaged = self._read_index_objects(note, cache)
         if damaged:
             names = ", ".join(sorted(damaged))
             note(f"{self.name}: rebuilding what was in damaged index objects ({names})")
             self.recover_index(index, note)
         return index
 
+    def _reload_index(self, note: Callable[[str], None]) -> Index:
+        note(f"{self.name}: the index kept in the state folder was damaged and is read again")
+        if self._index_cache is not None:
+            self._index_cache.drop()
+        return self._load_index(note, None)
+
     def read_index_objects(self) -> tuple[Index, dict[str, str]]:
         """What the stored index objects say, and which of them are damaged, with why."""
+        return self._read_index_objects(lambda message: None, None)
+
+    def _read_index_objects(
+        self, note: Callable[[str], None], cache: IndexCache | None
+    ) -> tuple[Index, dict[str, str]]:
+        reload = partial(self._reload_index, note)
         for _ in range(_RELISTINGS):
-            index = Index()
             damaged: dict[str, str] = {}
+            names = [info.name for info in self.target.list(layout.INDEX)]
+            index, covered = cache.load(names, reload) if cache else (Index(), set[str]())
             try:
-                for info in self.target.list(layout.INDEX):
+                for name in names:
+                    if name in covered:
+                        continue
                     try:
-                        for table in self.read_index_object(info.name):
+                        for table in self.read_index_object(name):
                             index.add_table(table)
                     except DamagedError as error:
-                        damaged[info.name] = error.message
+                        damaged[name] = error.message
             except ObjectMissingError:
                 continue  # prune wrote one in its place since it was listed
+            if cache and not damaged:
+                index = cache.keep(index, names, reload)
             return index, damaged
         raise TargetError(
             f"the index of {self.target.location} changed all the while it was read",
@@ -267,7 +296,11 @@ class Repository:
             raise DamagedError(f"{name} is damaged: {error}") from None
 
     def recover_index(self, index: Index, note: Callable[[str], None]) -> int:
-        """Add the packs that no index object names, from their own tables; how many."""
+        """Add the packs that no index object names, from their own tables; how many.
+
+        An index from a cache is read anew first, as the cache may be what lacks something.
+        """
+        index.distrust()
         added = 0
         for info in self.target.list(layout.PACKS):
             pack_id = layout.pack_id_of(info.name)
@@ -309,12 +342,17 @@ class Repository:
 
 
 def open_repository(
-    target: Target, secret: Callable[[], str] | None, random: RandomBytes
+    target: Target,
+    secret: Callable[[], str] | None,
+    random: RandomBytes,
+    *,
+    index_cache: Callable[[str], IndexCache | None] = lambda repository_id: None,
 ) -> Repository:
     """Open what `target` holds.
 
     `secret` gives the passphrase or generated key and is asked only where the repository is
-    encrypted; None where there is none to ask for. Raises `TargetError` where there is no
+    encrypted; None where there is none to ask for. `index_cache` gives the cache of a repository's
+    index by the repository's id, where there is one. Raises `TargetError` where there is no
     repository, `WrongKeyError` and `DamagedError`.
     """
     try:
@@ -325,15 +363,17 @@ def open_repository(
             hint="make one with 'backupd init', or correct the target's place",
         ) from None
     descriptor = parse_descriptor(stored, target.location)
+    cache = index_cache(descriptor.repository_id)
     if not descriptor.encrypted:
-        return Repository(target, descriptor, PUBLIC_MASTER_KEY, random)
+        return Repository(target, descriptor, PUBLIC_MASTER_KEY, random, index_cache=cache)
     if secret is None:
         raise WrongKeyError(
             f"the repository at {target.location} is encrypted and no key was given",
             hint="set 'key:' in the configuration, or BACKUPD_KEY_FILE, BACKUPD_PASSPHRASE_FILE "
             "or BACKUPD_PASSPHRASE",
         )
-    return Repository(target, descriptor, unlock(target, secret()), random)
+    master_key = unlock(target, secret())
+    return Repository(target, descriptor, master_key, random, index_cache=cache)
 
 
 def unlock(target: Target, secret: str) -> bytes:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from backupd.codec.blob import ID_SIZE, Buffer
+from backupd.errors import DamagedError
 from backupd.repository.index import Index
-from backupd.repository.reachable import chunks_of
 from backupd.repository.reader import BlobReader
 from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree_codec import decode_tree
 
 _NEEDED = 1
 _HELD = 2
+# Ids marked at once: enough that numpy's share of each is small, in a few megabytes.
+_BATCH = 1 << 16
+_LIST_RECORD = ID_SIZE + 4  # see `tree_codec.encode_chunk_list`
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Usage:
         self._absent = frozenset(absent)
         self._used = bytearray(self._rows.count)
         self._trees: set[bytes] = set()
+        self._lists: set[bytes] = set()
         self.missing: set[bytes] = set()
 
     def add_snapshot(self, reader: BlobReader, record: SnapshotRecord) -> None:
@@ -53,15 +59,38 @@ class Usage:
         for tree in record.trees:
             if tree in self._trees:
                 continue
-            self.add(tree)
+            ids = bytearray(tree)
             for entry in decode_tree(reader.read(tree)):
-                if entry.chunk_list:
-                    self.add(entry.chunk_list)
-                if entry.layout:
-                    self.add(entry.layout)
-                for ref in chunks_of(reader, entry):
-                    self.add(ref.blob_id)
+                ids += entry.chunk_list + entry.layout
+                if not entry.chunk_list:
+                    ids += b"".join([ref.blob_id for ref in entry.chunks])
+                elif entry.chunk_list not in self._lists:
+                    self.add_many(chunk_list_ids(reader.read(entry.chunk_list)))
+                    self._lists.add(entry.chunk_list)
+                if len(ids) >= _BATCH * ID_SIZE:
+                    self.add_many(ids)
+                    ids = bytearray()
+            self.add_many(ids)
             self._trees.add(tree)
+
+    def add_many(self, ids: Buffer) -> None:
+        """Mark blobs, given as their ids one after another, as `add` would each of them."""
+        import numpy as np
+
+        table = np.frombuffer(ids, np.uint8).reshape(-1, ID_SIZE)
+        used = np.frombuffer(self._used, np.uint8)
+        for at in range(0, len(table), _BATCH):
+            part = table[at : at + _BATCH]
+            rows, single = self._rows.places_of(part)
+            for place in np.flatnonzero(~single).tolist():
+                self.add(part[place].tobytes())
+            used[rows[single]] = _NEEDED
+            bases = self._rows.base_ids_of(rows[single])
+            rows, single = self._rows.places_of(bases)
+            rows, others = rows[single], bases[~single]
+            used[rows[used[rows] == 0]] = _HELD
+            for base_id in others:
+                self._mark(base_id.tobytes(), _HELD)
 
     def add(self, blob_id: bytes) -> None:
         """Mark one blob and, where it is a delta, its base."""
@@ -88,7 +117,7 @@ class Usage:
         return best
 
     def _rank(self, row: int) -> int:
-        pack_id = self._index.pack_of(int(self._rows.pack[row]))
+        pack_id = self._index.pack_of(self._rows.pack_at(row))
         return 2 if pack_id in self._absent else int(pack_id in self._disliked)
 
     def packs(self) -> list[PackUse]:
@@ -119,12 +148,24 @@ class Usage:
         """Whether the blob of a row is needed there."""
         return bool(self._used[row])
 
-    def used_rows(self, pack_ids: Iterable[bytes]) -> list[int]:
+    def used_rows(self, pack_ids: Iterable[bytes]) -> Iterator[int]:
         """The rows of these packs whose blobs are needed, in the order of packs and offsets."""
         import numpy as np
 
-        numbers = [self._index.number_of(pack_id) for pack_id in pack_ids]
+        wanted = np.zeros(len(self._index.packs), bool)
+        wanted[[self._index.number_of(pack_id) for pack_id in pack_ids]] = True
         used = np.frombuffer(self._used, np.uint8).astype(bool)
-        rows = np.flatnonzero(used & np.isin(self._rows.pack, numbers))
+        rows = np.flatnonzero(used & wanted[self._rows.pack])
         order = np.lexsort((self._rows.offset[rows], self._rows.pack[rows]))
-        return [int(row) for row in rows[order]]
+        for at in range(0, len(order), _ROWS_AT_ONCE):
+            yield from rows[order[at : at + _ROWS_AT_ONCE]].tolist()
+
+
+def chunk_list_ids(plain: Buffer) -> bytes:
+    """The ids that a chunk list names, one after another. Raises `DamagedError`."""
+    import numpy as np
+
+    if len(plain) % _LIST_RECORD:
+        raise DamagedError("a chunk list is cut short")
+    table = np.frombuffer(plain, np.uint8).reshape(-1, _LIST_RECORD)
+    return table[:, :ID_SIZE].tobytes()
