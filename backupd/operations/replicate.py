@@ -130,6 +130,7 @@ class Copier:
             workers=1,
             parallel_puts=self._parallel_puts,
             note=self._progress.note,
+            stop=self._stop,
         )
         try:
             locations = [

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from backupd.capture.folders import name_of
 from backupd.capture.reading import CaptureFile
 from backupd.capture.scan import Scan
-from backupd.errors import BackupdError
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
 from backupd.operations.progress import Progress
 from backupd.operations.tree_cache import TreeCache
@@ -212,6 +210,7 @@ class TreeSink:
                 workers=self._workers + 2,  # small files and the tree have a stream each
                 parallel_puts=self._parallel_puts,
                 note=self._progress.note,
+                stop=self._stop,
             )
         return self._writer
 
@@ -294,10 +293,6 @@ class TreeSink:
         """End without a snapshot; what was stored stays, indexed, for the next one."""
         if self._finished:
             return
-        if self._writer is not None:
-            # First of all, as what waits to go out may take longer than there is time to stop in.
-            with suppress(BackupdError):
-                self._writer.hurry()
         if self._store is not None:
             self._store.abandon()
         if self._writer is not None:

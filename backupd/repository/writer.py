@@ -30,6 +30,7 @@ GRACE_SECONDS = 24 * 3600.0
 # crash may leave unnamed, and has to be stored again, is no more than that.
 _FLUSH_PACKS = 64
 _FLUSH_SECONDS = 60.0
+_LOOK_FOR_STOP_SECONDS = 0.25
 # So many packs are asked for one by one; then a listing of all costs less.
 _ASK_MOST = 64
 
@@ -52,7 +53,11 @@ class Writer:
         parallel_puts: int = 0,
         grace_seconds: float = GRACE_SECONDS,
         note: Callable[[str], None] = lambda message: None,
+        stop: threading.Event | None = None,
     ) -> None:
+        """When `stop` is set, what has been put is named in the index at once, and from then on
+        each pack as it is put: what is on its way may take longer than there is time to stop in.
+        """
         self.repository = repository
         self.index = index
         self.stored_bytes = 0
@@ -67,6 +72,7 @@ class Writer:
         self._unflushed: list[PackTable] = []
         self._flushed_at = self._started
         self._hurried = False
+        self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._builders: queue.SimpleQueue[PackBuilder] = queue.SimpleQueue()
         self._builder_count = 0
@@ -79,6 +85,10 @@ class Writer:
         index.avoid(pack for stone in repository.read_tombstones(note) for pack in stone.packs)
         for putter in self._putters:
             putter.start()
+        if stop is not None:
+            threading.Thread(
+                target=self._hurry_on, args=(stop,), name="index-on-stop", daemon=True
+            ).start()
 
     # -- what streams call --------------------------------------------------------------------
 
@@ -194,13 +204,19 @@ class Writer:
         if due:
             self.flush_index()
 
-    def hurry(self) -> None:
-        """Name in the index what is stored, and each further pack as soon as it is put.
+    def _hurry_on(self, stop: threading.Event) -> None:
+        # The threads that store and put may all be waiting for a slow target.
+        while not stop.is_set():
+            if self._ended.wait(_LOOK_FOR_STOP_SECONDS):
+                return
+        self._hurry()
 
-        For one who stops: what is still on its way may take longer than there is time.
-        """
+    def _hurry(self) -> None:
         self._hurried = True
-        self.flush_index()
+        try:
+            self.flush_index()
+        except BackupdError:
+            pass  # the target's failure is told by what else is put
 
     def flush_index(self) -> None:
         """Write an index object of the packs that none names yet."""
@@ -219,6 +235,7 @@ class Writer:
         for putter in self._putters:
             putter.join()
         self._putters = []
+        self._ended.set()
         try:
             self.flush_index()
         except BackupdError:
@@ -228,8 +245,8 @@ class Writer:
 
     def abandon(self) -> None:
         """End after a failure or a stop: what was stored is indexed, so that it is not lost."""
+        self._hurry()
         try:
-            self.hurry()
             self.finish()
         except BackupdError:
             pass  # the one who abandons has a failure to tell already
