@@ -16,7 +16,13 @@ from backupd.codec.blob import ID_SIZE
 from backupd.errors import DamagedError
 from backupd.repository.index_packs import PackColumns, PackRegister
 from backupd.repository.layout import MAX_PACK
-from backupd.repository.records import RECORD, BlobRecord, record_at, table_size
+from backupd.repository.records import (
+    RECORD,
+    BlobRecord,
+    check_table,
+    record_at,
+    table_size,
+)
 
 if TYPE_CHECKING:
     from backupd.repository.index_segment import Segment
@@ -162,10 +168,15 @@ class Index:
             self._avoided.update(pack_ids)
 
     def add_table(self, pack: PackTable) -> None:
-        """Add a pack; one that is known already is passed over."""
+        """Add a pack; one that is known already is passed over.
+
+        Raises `DamagedError` where a record names bytes that the pack does not have.
+        """
         with self._lock:
             if self._packs.find(pack.pack_id) >= 0:
                 return
+            # Before it is taken in: found later, it would spoil every look-up of every blob.
+            check_table(memoryview(pack.table), pack.size_bytes)
             number = self._packs.add(pack.pack_id, pack.size_bytes)
             self._waiting.append((number, pack.table))
             self._waiting_count += int.from_bytes(pack.table[:4], "little")
@@ -189,12 +200,12 @@ class Index:
                 self._sort_in(fresh=True)
 
     def find(self, blob_id: bytes, *, anywhere: bool = False) -> Location | None:
-        """Where the blob lies, or None; with `anywhere` also in packs that are avoided."""
+        """Where the blob lies, or None; with `anywhere` an avoided pack is better than none."""
         with self._lock:
             found = self._fresh.get(blob_id)
             if found is not None:
                 pack_id = self._packs.id_of(found >> 32)
-                if anywhere or pack_id not in self._avoided:
+                if pack_id not in self._avoided:
                     table = memoryview(self._fresh_tables[found >> 32])
                     return Location(pack_id, record_at(table, found & 0xFFFFFFFF))
             # Of a blob in an avoided pack another copy may be fresh, under the same key.
@@ -207,12 +218,15 @@ class Index:
             return self.find(blob_id, anywhere=anywhere)
 
     def _find_sorted(self, blob_id: bytes, anywhere: bool) -> Location | None:
+        avoided = None
         for segment in reversed(self._segments):
             for place in segment.rows(blob_id):
                 pack_id = self._packs.id_of(segment.pack_at(place))
-                if anywhere or pack_id not in self._avoided:
+                if pack_id not in self._avoided:
                     return Location(pack_id, segment.record(place)[1])
-        return None
+                if anywhere and avoided is None:
+                    avoided = Location(pack_id, segment.record(place)[1])
+        return avoided
 
     def __contains__(self, blob_id: bytes) -> bool:
         """Whether `find` would find the blob."""

@@ -17,6 +17,8 @@ from backupd.errors import DamagedError
 
 # id, offset in the pack, sealed length, plain length, kind, codec, flags, zero
 RECORD = struct.Struct("<32sIIIBBBB")
+_BOUNDS = struct.Struct("<32xIII4x")
+_FEW = 64  # records up to which a loop is quicker than numpy's dozen calls
 FLAG_BASE = 1
 # What a reader makes room for: no codec stores more than the chunk and its header.
 MAX_SEALED = MAX_CHUNK + HEADROOM + OVERHEAD
@@ -99,6 +101,30 @@ def parse_table(table: memoryview, pack_size: int) -> Iterator[BlobRecord]:
             base_id = bytes(table[base_at : base_at + ID_SIZE])
             base_at += ID_SIZE
         yield BlobRecord(blob_id, offset, sealed_size, plain_size, kind, codec, base_id)
+
+
+def check_table(table: memoryview, pack_size: int) -> None:
+    """What `parse_table` checks, without the records. Raises `DamagedError`."""
+    count = int.from_bytes(table[:4], "little")
+    records = table[4 : 4 + count * RECORD.size]
+    if count <= _FEW:
+        sound = all(
+            offset + sealed <= pack_size and OVERHEAD <= sealed <= MAX_SEALED and plain <= MAX_CHUNK
+            for offset, sealed, plain in _BOUNDS.iter_unpack(records)
+        )
+    else:
+        import numpy as np
+
+        columns = np.frombuffer(records, "<u4").reshape(count, -1)[:, 8:11]
+        offset, sealed, plain = columns[:, 0].astype(np.uint64), columns[:, 1], columns[:, 2]
+        sound = bool(
+            (offset + sealed <= pack_size).all()
+            and (sealed >= OVERHEAD).all()
+            and (sealed <= MAX_SEALED).all()
+            and (plain <= MAX_CHUNK).all()
+        )
+    if not sound:
+        raise DamagedError("a table of blobs names bytes that its pack does not have")
 
 
 def record_at(table: memoryview, at: int) -> BlobRecord:
