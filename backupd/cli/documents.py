@@ -164,6 +164,7 @@ def forget_report(report: ForgetReport) -> Document:
         "dry_run": report.dry_run,
         "kept": [forget_item(item) for item in report.kept],
         "forgotten": [forget_item(item) for item in report.forgotten],
+        "unreachable": dict(report.unreachable),
     }
 
 

@@ -222,7 +222,8 @@ class Performer:
 def _missing(report: SnapshotReport) -> str:
     """What keeps a snapshot from being whole everywhere, in words."""
     parts = [f"{result.target}: {result.error}" for result in report.targets if result.error]
-    left_out = report.snapshot.incomplete if report.snapshot is not None else ()
+    taken = report.snapshot if not report.unchanged else None
+    left_out = taken.incomplete if taken is not None else ()
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         parts.append(f"left out: {', '.join(left_out[:3])}{more}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import tzinfo
 
 from backupd.config.settings import ModelSettings
+from backupd.errors import BackupdError
 from backupd.operations.catalog import info_of
 from backupd.operations.installation import Installation
 from backupd.operations.reports import ForgetItem, ForgetReport
@@ -25,20 +26,23 @@ def forget_by_policy(
 
     Each target is judged by its own policies; one without any keeps everything. The newest
     snapshot is always kept. `now` is in seconds since the epoch. Raises `NotFoundError` for an
-    unknown model, `TargetError` when no target can be reached.
+    unknown model, `TargetError` when none of a model's targets can be reached; one that is away
+    is named in the report.
     """
     names = list(models) or list(installation.settings.models)
     kept: list[ForgetItem] = []
     forgotten: list[ForgetItem] = []
+    unreachable: dict[str, BackupdError] = {}
     for name in names:
         model = installation.model(name)
-        for repository in installation.repositories(model.targets):
+        for repository in installation.repositories(model.targets, failed=unreachable):
             for snapshot, reasons in judge(installation, repository, model, now):
                 item = ForgetItem(repository.name, info_of(snapshot, (repository.name,)), reasons)
                 (kept if reasons else forgotten).append(item)
                 if not reasons and not dry_run:
                     repository.forget(snapshot.name)
-    return ForgetReport(tuple(kept), tuple(forgotten), dry_run)
+    away = {name: error.message for name, error in unreachable.items()}
+    return ForgetReport(tuple(kept), tuple(forgotten), dry_run, away)
 
 
 def judge(

@@ -29,8 +29,10 @@ def replicate(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> list[TargetResult]:
-    """Copy the snapshots that `destination` lacks, oldest first; what became of each.
+    """Copy what came to `source` since `destination` had its last, oldest first.
 
+    Of each model that is what has a higher version than any that `destination` ever listed: an
+    older one that is not there was forgotten there. The answer is what became of each snapshot.
     Raises `TargetError` where one of the two cannot be reached, and `StoppedError`.
     """
     copier = Copier(
@@ -43,7 +45,13 @@ def replicate(
     )
     wanted = None if models is None else frozenset(models)
     listing = installation.repository(source).list_snapshots()
-    chosen = [s for s in listing.snapshots if wanted is None or s.record.model in wanted]
+    highest = installation.repository(destination).list_snapshots().highest
+    chosen = [
+        snapshot
+        for snapshot in listing.snapshots
+        if (wanted is None or snapshot.record.model in wanted)
+        and snapshot.record.version > highest.get(snapshot.name.folder, 0)
+    ]
     return list(copier.copy(sorted(chosen, key=lambda snapshot: snapshot.record.time)))
 
 

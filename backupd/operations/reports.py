@@ -50,7 +50,10 @@ class TargetResult:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReport:
-    """The end of one `snapshot` of one model; `snapshot` is None where nothing changed."""
+    """The end of one `snapshot` of one model.
+
+    Where nothing changed, `snapshot` is the one that is still the newest.
+    """
 
     model: str
     unchanged: bool
@@ -61,7 +64,8 @@ class SnapshotReport:
     @property
     def partial(self) -> bool:
         """Whether something is missing: a file left out, a target not reached."""
-        left_out = self.snapshot is not None and bool(self.snapshot.incomplete)
+        taken = self.snapshot is not None and not self.unchanged
+        left_out = taken and self.snapshot is not None and bool(self.snapshot.incomplete)
         return left_out or any(result.error for result in self.targets)
 
 
@@ -125,11 +129,12 @@ class ForgetItem:
 
 @dataclass(frozen=True, slots=True)
 class ForgetReport:
-    """What forget did, or with dry run would do."""
+    """What forget did, or with dry run would do; `unreachable` targets are left as they were."""
 
     kept: tuple[ForgetItem, ...]
     forgotten: tuple[ForgetItem, ...]
     dry_run: bool
+    unreachable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ def _refuse_to_overwrite(root: bytes, entries: Iterator[TreeEntry]) -> None:
     if count:
         more = f" and {count - _NAMED} more" if count > _NAMED else ""
         raise BackupdError(
-            f"{shown(root)} holds {count} that differ from the snapshot: "
+            f"{count} paths in {shown(root)} differ from the snapshot: "
             f"{', '.join(in_the_way)}{more}",
             hint="nothing was written; give --overwrite to replace them, or --to DIR to restore "
             "elsewhere",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from backupd import __version__
 from backupd.capture.reading import open_for_capture
@@ -64,18 +64,16 @@ def take_snapshot(
         progress.note(f"{error.message}; starting over")
         outcome = _snapshot_into(primary, request)
     results = [TargetResult(name, 0, 0, error.message) for name, error in failed.items()]
-    if outcome.stored is not None:
+    if not outcome.unchanged:
         version = outcome.stored.record.version
         results.append(TargetResult(primary.name, version, outcome.stored.record.stored_bytes))
     results += _copy_on(request, primary, others)
-    info = None
-    if outcome.stored is not None:
-        whole_on = [result.target for result in results if not result.error]
-        info = info_of(outcome.stored, whole_on)
+    missing = {result.target for result in results if result.error}
+    whole_on = [name for name in model.targets if name not in missing]
     return SnapshotReport(
         model=model.name,
-        unchanged=outcome.stored is None,
-        snapshot=info,
+        unchanged=outcome.unchanged,
+        snapshot=info_of(outcome.stored, whole_on),
         targets=tuple(results),
         notes=tuple(outcome.notes),
     )
@@ -94,8 +92,9 @@ class _Request:
 
 @dataclass(slots=True)
 class _Outcome:
-    stored: StoredSnapshot | None
-    notes: list[str] = field(default_factory=list)
+    stored: StoredSnapshot
+    unchanged: bool
+    notes: list[str]
 
 
 def _highest(installation: Installation, repository: Repository, model: ModelSettings) -> int:
@@ -145,13 +144,13 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
             changed = sink.changed or previous.lost_entries or request.labels or request.metrics
             if not changed and previous.snapshot is not None:
                 sink.abandon()
-                return _Outcome(None, _notes(left_out))
+                return _Outcome(previous.snapshot, True, _notes(left_out))
             record = _record(request, previous, sink, trees, left_out, started)
             stored = sink.commit(record, request.lowest_version)
         except BaseException:
             sink.abandon()
             raise
-    return _Outcome(stored, _notes(left_out))
+    return _Outcome(stored, False, _notes(left_out))
 
 
 def _record(

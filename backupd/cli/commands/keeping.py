@@ -66,7 +66,7 @@ _EXITS = (
 @click.pass_obj
 def forget_command(
     app: App, snapshots: tuple[str, ...], models: tuple[str, ...], dry_run: bool
-) -> None:
+) -> int:
     """Drop the SNAPSHOTs, or without any, those that no policy keeps.
 
     The newest snapshot of a model is never dropped by a policy. Space is reclaimed by
@@ -89,6 +89,9 @@ def forget_command(
             )
     output.document(app, documents.forget_report(report))
     _say_forget(app, report, by_policy=not snapshots)
+    for target, why in report.unreachable.items():
+        output.warn(app, f"{target} was left as it is: {printable(why)}")
+    return errors.EXIT_PARTIAL if report.unreachable else errors.EXIT_DONE
 
 
 def _say_forget(app: App, report: ForgetReport, *, by_policy: bool) -> None:
