@@ -100,7 +100,8 @@ class FileStore:
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._frames: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._frame_size = HEADROOM + parameters.max_size
+        # A tensor's piece may be longer than what is cut by content.
+        self._frame_size = HEADROOM + max(parameters.max_size, PIECE_SIZE)
         self._frames_left = workers + 1
         self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._small_frame = memoryview(mmap.mmap(-1, HEADROOM + self._whole_size))
