@@ -19,6 +19,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backupd.codec.chunking_parameters import ChunkingParameters
@@ -45,6 +46,7 @@ def make_model(path: Path, noise: random.Random) -> None:
     (path / "empty").mkdir()
     (path / "weights" / "noise.bin").write_bytes(noise.randbytes(90_000))
     (path / "weights" / "text.log").write_bytes(b"step 1 loss 0.25\n" * 6000)
+    write_numbers(path / "weights" / "model.safetensors", 0)
     (path / "small.bin").write_bytes(noise.randbytes(500))
     (path / "small.json").write_bytes(b'{"hidden_size": 4096}' * 20)
     (path / "nothing").write_bytes(b"")
@@ -68,6 +70,18 @@ def make_model(path: Path, noise: random.Random) -> None:
     os.chmod(path / "nothing", 0o000)
 
 
+def write_numbers(path: Path, step: int) -> None:
+    """A tensor of bf16 numbers that moves a little with each step, as in a training run."""
+    numbers = np.random.default_rng(20261123)
+    values = numbers.standard_normal(34_000) * 0.02
+    for _ in range(step):
+        values += numbers.standard_normal(len(values)) * 2e-5
+    tensor = (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    head = {"w": {"dtype": "BF16", "shape": [34_000], "data_offsets": [0, len(tensor)]}}
+    text = json.dumps(head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + tensor)
+
+
 def set_times(path: Path) -> None:
     walk = os.walk(os.fsencode(path), topdown=False)
     for number, (folder, folders, files) in enumerate(walk):
@@ -80,6 +94,7 @@ def change_model(path: Path, noise: random.Random) -> None:
     with (path / "weights" / "noise.bin").open("r+b") as file:
         file.seek(30_000)
         file.write(noise.randbytes(10_000))
+    write_numbers(path / "weights" / "model.safetensors", 1)
     (path / "new.txt").write_text("came with the second\n")
     (path / "modell-\u00e4\U0001f600.txt").unlink()
 
