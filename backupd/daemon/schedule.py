@@ -96,12 +96,13 @@ def why_due(
     unprotected) or at its next time (upkeep has nothing to do yet). However many runs were
     missed, one makes up for them.
     """
-    if not record.last_run:
-        if first:
-            return Reason.FIRST
-        return Reason.TICK if schedule.next_after(record.first_seen or now) <= now else None
-    if record.last_run > now + _CLOCK_SET_BACK_SECONDS:
+    if first and not record.last_run:
+        return Reason.FIRST
+    since = record.last_run or record.first_seen or now
+    if since > now + _CLOCK_SET_BACK_SECONDS:
         return Reason.CLOCK
+    if not record.last_run:
+        return Reason.TICK if schedule.next_after(since) <= now else None
     due = schedule.next_after(record.last_run)
     if due <= now:
         return Reason.MISSED if now - due > MISFIRE_SECONDS else Reason.TICK
@@ -112,11 +113,10 @@ def why_due(
 
 def next_due(schedule: Schedule, record: JobRecord, now: float, *, first: bool = True) -> float:
     """When a job is due next; `now` or earlier when it is."""
-    if not record.last_run:
-        return now if first else schedule.next_after(record.first_seen or now)
-    if record.last_run > now + _CLOCK_SET_BACK_SECONDS:
+    since = record.last_run or record.first_seen or now
+    if (first and not record.last_run) or since > now + _CLOCK_SET_BACK_SECONDS:
         return now
-    due = schedule.next_after(record.last_run)
+    due = schedule.next_after(since)
     return min(due, retry_at(record)) if record.failures else due
 
 

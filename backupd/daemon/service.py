@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -283,10 +284,14 @@ class _LibraryLog:
 
     def __enter__(self) -> None:
         logging.getLogger().addHandler(self._handler)
+        logging.captureWarnings(True)
+        # watchdog 7.1 sees a folder made within a new one twice, and warns of it.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, r"watchdog\.")
         self._before, threading.excepthook = threading.excepthook, self._died
 
     def __exit__(self, *_: object) -> None:
         threading.excepthook = self._before
+        logging.captureWarnings(False)
         logging.getLogger().removeHandler(self._handler)
 
     def _died(self, about: threading.ExceptHookArgs) -> None:

@@ -153,6 +153,9 @@ def test_a_run_missed_while_the_box_was_off_is_caught_up_once() -> None:
 def test_a_clock_that_was_set_back_does_not_stop_the_schedule() -> None:
     now = at("2026-07-01T10:00:00")
     assert why_due(QUARTERS, JobRecord(last_run=now + 40 * 365 * DAY), now) is Reason.CLOCK
+    seen = JobRecord(first_seen=now + 40 * 365 * DAY)
+    assert why_due(QUARTERS, seen, now, first=False) is Reason.CLOCK
+    assert next_due(QUARTERS, seen, now, first=False) == now
     # What NTP corrects is no reason to run.
     assert why_due(QUARTERS, JobRecord(last_run=now + 5), now) is None
 
