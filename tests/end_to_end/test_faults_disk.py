@@ -83,13 +83,14 @@ class Filler:
                 (self._folder / str(number)).touch()
             return
         left = status.f_bavail * status.f_frsize - leave
-        with (self._folder / "data").open("wb") as file:
-            try:
+        try:
+            # Opening may fail already: the last block may have gone to the world's own objects.
+            with (self._folder / "data").open("wb") as file:
                 while left > 0:
                     left -= file.write(bytes(min(left, 4096)))
                     file.flush()
-            except OSError:
-                pass
+        except OSError:
+            pass
 
     def empty(self) -> None:
         for path in self._folder.iterdir():
