@@ -172,16 +172,27 @@ class Index:
 
         Raises `DamagedError` where a record names bytes that the pack does not have.
         """
+        check_table(memoryview(pack.table), pack.size_bytes)
+        self._add_checked([pack])
+
+    def add_tables(self, packs: Sequence[PackTable]) -> None:
+        """Add packs as `add_table` does each; none where one of them is damaged."""
+        from backupd.repository.index_segment import check_tables
+
+        check_tables([(pack.size_bytes, pack.table) for pack in packs])
+        self._add_checked(packs)
+
+    def _add_checked(self, packs: Sequence[PackTable]) -> None:
+        # Checked before: what is found later to be damaged would spoil look-ups of every blob.
         with self._lock:
-            if self._packs.find(pack.pack_id) >= 0:
-                return
-            # Before it is taken in: found later, it would spoil every look-up of every blob.
-            check_table(memoryview(pack.table), pack.size_bytes)
-            number = self._packs.add(pack.pack_id, pack.size_bytes)
-            self._waiting.append((number, pack.table))
-            self._waiting_count += int.from_bytes(pack.table[:4], "little")
-            if self._waiting_count >= _SORT_TABLES:
-                self._sort_in()
+            register, waiting = self._packs, self._waiting
+            for pack in packs:
+                if register.find(pack.pack_id) >= 0:
+                    continue
+                waiting.append((register.add(pack.pack_id, pack.size_bytes), pack.table))
+                self._waiting_count += int.from_bytes(pack.table[:4], "little")
+                if self._waiting_count >= _SORT_TABLES:
+                    self._sort_in()
 
     def add_fresh(self, pack: PackTable) -> None:
         """Add a pack that this process has just put; sorted in when it is worth it."""
@@ -228,6 +239,23 @@ class Index:
                     avoided = Location(pack_id, segment.record(place)[1])
         return avoided
 
+    def copies(self, blob_id: bytes) -> list[Location]:
+        """Every place where the blob lies, those in avoided packs last."""
+        with self._lock:
+            self._sort_in(fresh=blob_id in self._fresh)
+            try:
+                found = [segment.record(r) for segment in self._segments for r in segment.rows(blob_id)]
+            except DamagedError:
+                if not self.distrust():
+                    raise
+                return self.copies(blob_id)
+            located = [Location(self._packs.id_of(number), record) for number, record in found]
+            return sorted(located, key=lambda location: location.pack_id in self._avoided)
+
+    def avoids(self, pack_id: bytes) -> bool:
+        """Whether the pack was named to `avoid`."""
+        return pack_id in self._avoided
+
     def __contains__(self, blob_id: bytes) -> bool:
         """Whether `find` would find the blob."""
         return self.find(blob_id) is not None
@@ -243,9 +271,8 @@ class Index:
             true = self._reload()
             self._reload = None
             self._sort_in()
-            later = [table for segment in self._segments[1:] for table in self._tables_of(segment)]
-            for table in later:
-                true.add_table(table)
+            for segment in self._segments[1:]:
+                true._add_checked(list(self._tables_of(segment)))
             for number, fresh in self._fresh_tables.items():
                 true.add_fresh(
                     PackTable(self._packs.id_of(number), self._packs.size_of(number), fresh)
@@ -318,12 +345,9 @@ class Index:
             self._fresh_count = 0
         if not self._waiting:
             return
-        import numpy as np
-
         from backupd.repository.index_segment import Segment
 
-        sizes = np.fromiter((self._packs.size_of(number) for number, _ in self._waiting), np.uint64)
-        self._segments.append(Segment.of_tables(self._waiting, sizes))
+        self._segments.append(Segment.of_tables(self._waiting))
         self._waiting.clear()
         self._waiting_count = 0
         # What is a cache's stays as it is: its rows are verified as they are looked up.

@@ -135,24 +135,9 @@ class Segment:
         return self.row["offset"]
 
     @classmethod
-    def of_tables(
-        cls, tables: Sequence[tuple[int, bytes | memoryview]], pack_sizes: NDArray[np.uint64]
-    ) -> Segment:
-        """The blobs of packs' tables, each given with its pack's number.
-
-        `pack_sizes` has each table's pack's size in bytes. Raises `DamagedError` where a record
-        names bytes that its pack does not have.
-        """
-        counts = [int.from_bytes(table[:4], "little") for _, table in tables]
-        ends = [4 + count * RECORD.size for count in counts]
-        records = b"".join(
-            [memoryview(table)[4:end] for (_, table), end in zip(tables, ends, strict=True)]
-        )
-        bases = b"".join(
-            [memoryview(table)[end:] for (_, table), end in zip(tables, ends, strict=True)]
-        )
-        new = np.frombuffer(records, _TABLE_RECORD)
-        _check_bounds(new, np.repeat(pack_sizes, counts))
+    def of_tables(cls, tables: Sequence[tuple[int, bytes | memoryview]]) -> Segment:
+        """The blobs of packs' tables, each given with its pack's number."""
+        new, counts, bases = _joined(tables)
         row = np.empty(len(new), ROW)
         numbers = np.fromiter((number for number, _ in tables), np.uint32, len(tables))
         row["pack"] = np.repeat(numbers, counts)
@@ -273,6 +258,11 @@ class Segment:
         ids = np.ascontiguousarray(self.base_ids[base[base != NO_BASE]])
         return np.unique(ids.view("V32")).view(np.uint8).reshape(-1, ID_SIZE)
 
+    def plain_at(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows stand on no base."""
+        plain: NDArray[np.bool_] = self.row["base"][places] == NO_BASE
+        return plain
+
     def tables_by_pack(self, packs: int) -> Iterator[bytes]:
         """The table of each pack by its number, records by offset, as the pack itself has it."""
         order = np.argsort(
@@ -363,13 +353,30 @@ def check_values(
     return (total >> np.uint64(32)).astype(CHECK)
 
 
-def _check_bounds(new: NDArray[Any], sizes: NDArray[np.uint64]) -> None:
-    """Refuse records that name bytes which their pack does not have."""
+def check_tables(tables: Sequence[tuple[int, bytes | memoryview]]) -> None:
+    """Refuse records that name bytes which their pack does not have. Raises `DamagedError`.
+
+    Each table is given with its pack's size in bytes.
+    """
+    new, counts, _ = _joined(tables)
+    sizes = np.fromiter((size for size, _ in tables), np.uint64, len(tables))
     ends = new["offset"].astype(np.uint64) + new["sealed"]
     if (
-        (ends > sizes).any()
+        (ends > np.repeat(sizes, counts)).any()
         or (new["sealed"] < OVERHEAD).any()
         or (new["sealed"] > MAX_SEALED).any()
         or (new["plain"] > MAX_CHUNK).any()
     ):
         raise DamagedError("an index names bytes that its packs do not have")
+
+
+def _joined(
+    tables: Sequence[tuple[int, bytes | memoryview]],
+) -> tuple[NDArray[Any], list[int], bytes]:
+    """All tables' records, how many each has, and all their base ids."""
+    counts = [int.from_bytes(table[:4], "little") for _, table in tables]
+    ends = [4 + count * RECORD.size for count in counts]
+    pairs = list(zip((memoryview(table) for _, table in tables), ends, strict=True))
+    records = b"".join([table[4:end] for table, end in pairs])
+    bases = b"".join([table[end:] for table, end in pairs])
+    return np.frombuffer(records, _TABLE_RECORD), counts, bases

@@ -251,7 +251,7 @@ class Repository:
         return index
 
     def _reload_index(self, note: Callable[[str], None]) -> Index:
-        note(f"{self.name}: the index kept in the state folder was damaged and is read again")
+        note(f"{self.name}: the index kept in the state folder is wrong or old; it is read anew")
         if self._index_cache is not None:
             self._index_cache.drop()
         return self._load_index(note, None)
@@ -273,8 +273,7 @@ class Repository:
                     if name in covered:
                         continue
                     try:
-                        for table in self.read_index_object(name):
-                            index.add_table(table)
+                        index.add_tables(self.read_index_object(name))
                     except DamagedError as error:
                         damaged[name] = error.message
             except ObjectMissingError:
