@@ -42,14 +42,17 @@ def make_log(stream: TextIO, *, terminal: bool, level: int = logging.INFO) -> Lo
     import structlog
 
     render: Processor = render_journal
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     if terminal:
+        # Short, so that a line fits a terminal: the wall clock's time, and no padding.
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         plain = structlog.dev.plain_traceback
-        render = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)
+        render = structlog.dev.ConsoleRenderer(0, colors=False, exception_formatter=plain)
     processors: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         redact,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         render,
     ]
     log: Log = structlog.wrap_logger(

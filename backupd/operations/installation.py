@@ -32,6 +32,8 @@ Clock = Callable[[], float]
 Environment = Mapping[str, str]
 
 _MAX_SECRET = 64 * 1024
+_SECRET_TEXT = "BACKUPD_PASSPHRASE"  # noqa: S105 - a variable's name
+_SECRET_FILES = ("BACKUPD_PASSPHRASE_FILE", "BACKUPD_KEY_FILE")
 _COMMAND_SECONDS = 60
 
 
@@ -181,9 +183,9 @@ def find_secret(
     key: KeySettings, environment: Environment, prompt: Callable[[], str] | None
 ) -> str:
     """The secret that opens the repositories. Raises `WrongKeyError` where there is none."""
-    if text := environment.get("BACKUPD_PASSPHRASE"):
+    if text := environment.get(_SECRET_TEXT):
         return text
-    for variable in ("BACKUPD_PASSPHRASE_FILE", "BACKUPD_KEY_FILE"):
+    for variable in _SECRET_FILES:
         if path := environment.get(variable):
             return _read_secret(Path(path), variable)
     if file := key.file or key.passphrase_file:
@@ -196,6 +198,11 @@ def find_secret(
         "no key was given",
         hint="set BACKUPD_KEY_FILE, BACKUPD_PASSPHRASE_FILE or BACKUPD_PASSPHRASE",
     )
+
+
+def environment_has_secret(environment: Environment) -> bool:
+    """Whether the environment, and not the configuration, says what opens the repositories."""
+    return any(environment.get(variable) for variable in (_SECRET_TEXT, *_SECRET_FILES))
 
 
 def _credential(file: Path, environment: Environment) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.codec.secrets import MASTER_KEY_SIZE
 from backupd.errors import BackupdError, ObjectMissingError, TargetError, WrongKeyError
-from backupd.operations.installation import Installation
+from backupd.operations.installation import Installation, environment_has_secret
 from backupd.repository import keys, layout
 from backupd.repository.descriptor import Descriptor, parse_descriptor
 from backupd.repository.repository import unlock
@@ -134,9 +134,12 @@ def _key_objects(target: Target) -> list[tuple[str, bytes]]:
 
 
 def _make_key_file(installation: Installation, exists: bool) -> Path | None:
-    """Generate the configured key file where it is absent; its path when it was made."""
+    """Generate the configured key file where it is absent; its path when it was made.
+
+    None is made where the environment has the secret, since it would open nothing.
+    """
     path = installation.settings.key.file
-    if path is None or path.exists() or "BACKUPD_PASSPHRASE" in installation.environment:
+    if path is None or path.exists() or environment_has_secret(installation.environment):
         return None
     if exists:
         raise WrongKeyError(

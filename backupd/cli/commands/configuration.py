@@ -36,7 +36,7 @@ def config_group(ctx: click.Context) -> None:
 )
 @click.pass_obj
 def check_command(app: App) -> int:
-    """Say everything that is wrong with the configuration, with its line and the mend.
+    """Say all that is wrong with the configuration, and the mend.
 
     Only the file is read: no target is asked, and nothing is written.
     """
@@ -102,7 +102,7 @@ def schema_command() -> None:
 )
 @click.pass_obj
 def systemd_command(app: App) -> None:
-    """Print the drop-in that lets the hardened systemd unit reach models and targets.
+    """Print the drop-in that fits the systemd unit to a configuration.
 
     Make it anew whenever a path, a target or the key's place changes.
     """

@@ -83,7 +83,7 @@ def export_command(app: App) -> None:
 )
 @click.pass_obj
 def add_command(app: App, label: str, recovery: bool, from_file: Path | None) -> None:
-    """Let one more key or passphrase open the repositories of all targets.
+    """Let one more key or passphrase open the repositories.
 
     All targets must be reached: a key that opens only some would be found out on the worst
     of days.
@@ -158,7 +158,7 @@ def remove_command(app: App, key: str) -> None:
 )
 @click.pass_obj
 def list_command(app: App) -> None:
-    """Show what opens the repositories; the keys themselves are not shown."""
+    """Show what opens the repositories, but not the keys."""
     from backupd.operations.keys import list_keys
 
     with opened(app) as installation:

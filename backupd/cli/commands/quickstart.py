@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,11 +227,22 @@ def _show_what_there_is(app: App, places: Places, model: ModelSettings) -> None:
             list_snapshots(installation, model=model.name),
             installation.settings.host,
         )
-    named = "" if _is_default(app, places) else f"--config {shlex.quote(str(places.config))} "
+    typed = _typed_program(app)
+    if not _is_default(app, places):
+        typed += f" --config {shlex.quote(str(places.config))}"
     output.say(app)
     output.say(app, "Give it back, when the folder is lost or beside it:")
-    output.say(app, f"    backupd {named}restore {model.name}@latest")
-    output.say(app, f"    backupd {named}restore {model.name}@v1 --to /tmp/{model.name}-v1")
+    output.say(app, f"    {typed} restore {model.name}@latest")
+    output.say(app, f"    {typed} restore {model.name}@v1 --to /tmp/{model.name}-v1")
+
+
+def _typed_program(app: App) -> str:
+    """How to call this program again: by its path where the shell would not find it by name."""
+    typed = Path(sys.argv[0])
+    found = shutil.which("backupd", path=app.environment.get("PATH", ""))
+    if typed.name != "backupd" or (found and os.path.realpath(found) == os.path.realpath(typed)):
+        return "backupd"
+    return shlex.quote(str(typed))
 
 
 def _is_default(app: App, places: Places) -> bool:
