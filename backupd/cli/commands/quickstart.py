@@ -64,7 +64,8 @@ def quickstart_command(app: App, folder: Path | None, once: bool) -> int:
     a model that has changed gets a snapshot every five minutes. Ctrl-C ends it.
 
     Without DIR a small sample model is made first. Nothing that is there is overwritten: run
-    it again and it goes on with what the first run made.
+    it again and it goes on with what the first run made. After a run with the sample, one with
+    DIR adds DIR to the configuration.
     """
     places = find_places(app)
     app.config = str(places.config)
@@ -127,10 +128,12 @@ def _start(app: App, places: Places, folder: Path | None) -> ModelSettings:
 
 
 def _go_on(app: App, places: Places, folder: Path | None) -> ModelSettings:
-    """With the configuration that is there, which is left as it is."""
+    """With the configuration that is there, which is left as it is once it is a person's own."""
     from backupd.cli.opening import load_settings
 
     settings = load_settings(app)
+    if folder is not None and _shows_only_the_sample(places):
+        settings = _add_model(app, places, settings, _existing_folder(folder))
     model = _known_model(settings, folder)
     output.say(app, f"{places.config} is there already; going on with it")
     if folder is None and model.path == places.sample and not model.path.exists():
@@ -151,21 +154,54 @@ def _known_model(settings: Settings, folder: Path | None) -> ModelSettings:
     for model in models:
         if os.path.realpath(model.path) == wanted:
             return model
-    from backupd.config.template import name_for, quote
-
     path = _existing_folder(folder)
-    policies = tuple(settings.policies)[:1]
-    first = models[0].targets if models else dict.fromkeys(settings.targets, policies)
-    targets = ", ".join(
-        f"{quote(target)}: [{', '.join(map(quote, names))}]" for target, names in first.items()
-    )
     raise errors.UsageError(
         f"{settings.source} is there already, and does not watch {path}",
         hint="add these lines to it under `models:`, then run `backupd snapshot`\n"
-        f"  {quote(name_for(path))}:\n"
-        f"    path: {quote(str(path))}\n"
-        f"    targets: {{{targets}}}",
+        + _model_lines(settings, path).rstrip(),
     )
+
+
+def _model_lines(settings: Settings, folder: Path) -> str:
+    """What `models:` needs to watch `folder` as it watches the first of its models."""
+    from backupd.config.template import name_for, quote
+
+    first = next(
+        (model.targets for model in settings.models.values()),
+        dict.fromkeys(settings.targets, tuple(settings.policies)[:1]),
+    )
+    targets = ", ".join(
+        f"{quote(target)}: [{', '.join(map(quote, names))}]" for target, names in first.items()
+    )
+    return (
+        f"  {quote(name_for(folder))}:\n"
+        f"    path: {quote(str(folder))}\n"
+        f"    targets: {{{targets}}}\n"
+    )
+
+
+def _shows_only_the_sample(places: Places) -> bool:
+    """Whether the configuration is the one that a first quickstart wrote for its sample."""
+    return places.config.read_bytes() == _render(places, places.sample).encode()
+
+
+def _add_model(app: App, places: Places, settings: Settings, folder: Path) -> Settings:
+    """The configuration of the sample with a model of the person's own added to it."""
+    from backupd.config.load import check_text
+
+    if os.path.realpath(folder) == os.path.realpath(places.sample):
+        return settings
+    lines = _model_lines(settings, folder) + '    schedule: "*/5 * * * *"\n'
+    text = (_render(places, places.sample) + lines).encode()
+    added, problems = check_text(text, places.config, app.environment)
+    if added is None:
+        raise problems[0].error()
+    beside = places.config.with_name(f".{places.config.name}.new")
+    beside.unlink(missing_ok=True)
+    _write_new(beside, text)
+    os.replace(beside, places.config)
+    output.say(app, f"added {folder} to the models of {places.config}")
+    return added
 
 
 def _existing_folder(folder: Path) -> Path:
