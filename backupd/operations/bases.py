@@ -38,10 +38,15 @@ Chunks: TypeAlias = list[ChunkRef | None]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The chunk that may become a base: the `number`th of a file's, known when it is stored."""
+    """The chunk that may become a base: the `number`th of a file's, known when it is stored.
+
+    `earlier` says that it is of an earlier snapshot, so that nobody is storing it for the first
+    time.
+    """
 
     chunks: Chunks
     number: int
+    earlier: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class _Known:
     chunks: Chunks
     first: int
     size_bytes: int
+    earlier: bool
 
 
 class BaseTable:
@@ -65,13 +71,21 @@ class BaseTable:
         self._closed = False
 
     def add_file(
-        self, path: bytes, segments: Iterable[tuple[Segment, int]], chunks: Chunks
+        self,
+        path: bytes,
+        segments: Iterable[tuple[Segment, int]],
+        chunks: Chunks,
+        *,
+        earlier: bool = False,
     ) -> None:
-        """Take a file's tensors as the newest: each segment with its first chunk's number."""
+        """Take a file's tensors as the newest: each segment with its first chunk's number.
+
+        `earlier` says that the file is an earlier snapshot's.
+        """
         name = name_of(path)
         for segment, first in segments:
             if segment.key:
-                known = _Known(chunks, first, segment.size_bytes)
+                known = _Known(chunks, first, segment.size_bytes, earlier)
                 self._by_file[segment.key, name] = known
                 self._by_key[segment.key] = known
 
@@ -80,7 +94,7 @@ class BaseTable:
         known = self._by_file.get((segment.key, name_of(path))) or self._by_key.get(segment.key)
         if known is None or known.size_bytes != segment.size_bytes:
             return None
-        return Candidate(known.chunks, known.first + piece)
+        return Candidate(known.chunks, known.first + piece, known.earlier)
 
     def add_place(self, blob_id: bytes, place: Place) -> None:
         """Remember where on disk a chunk was read."""
@@ -128,7 +142,9 @@ class BaseTable:
                     if location is not None:
                         base_id = location.record.base_id or ref.blob_id
                         return ChunkRef(base_id, ref.size_bytes)
-                    if not self._writer.is_on_its_way(ref.blob_id):
+                    # What was lost may be on its way again, by the very caller even: the wait
+                    # would be for itself, or two would wait for one another.
+                    if candidate.earlier or not self._writer.is_on_its_way(ref.blob_id):
                         return None
                 self._changed.wait(timeout=_WAIT_SECONDS)
         return None

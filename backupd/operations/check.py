@@ -24,6 +24,7 @@ from backupd.repository.records import parse_table
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, amended, parse_name
 from backupd.repository.tree_codec import decode_tree
+from backupd.repository.whole import find_whole
 
 _NAMED_FILES = 20  # per finding; the rest is counted
 
@@ -243,6 +244,11 @@ class _Check:
         hasher.update(sealed)
         damaged = 0
         for record in parse_table(table, size):
+            if record.base_id and not find_whole(
+                self._index, record.base_id, plain=True, anywhere=True
+            ):
+                # The rest of what is no longer needed; `snapshots` tells where it is.
+                continue
             try:
                 reader.open(record, sealed[record.offset : record.offset + record.sealed_size])
             except DamagedError as error:
@@ -305,9 +311,9 @@ class _Check:
                 whole = False
         return whole
 
-    def _check_blob(self, blob_id: bytes, snapshot: str, path: str) -> bool:
+    def _check_blob(self, blob_id: bytes, snapshot: str, path: str, *, plain: bool = False) -> bool:
         number = self._bad_blobs.get(blob_id)
-        location = self._index.find(blob_id, anywhere=True)
+        location = find_whole(self._index, blob_id, plain=plain, anywhere=True)
         if location is None:
             self._blame(blob_id, f"blob {blob_id.hex()} is missing", snapshot, path)
             return False
@@ -316,7 +322,7 @@ class _Check:
         base_id = location.record.base_id
         if number is None:
             # What stands on a base that is hurt is hurt with it; a base has none itself.
-            return not base_id or self._check_blob(base_id, snapshot, path)
+            return not base_id or self._check_blob(base_id, snapshot, path, plain=True)
         self._hurts(number, snapshot, path)
         return False
 

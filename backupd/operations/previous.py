@@ -190,7 +190,7 @@ class Previous:
                     number += 1
                 if segment.key and number - first == pieces_of(segment):
                     segments.append((segment, first))
-            bases.add_file(entry.path, segments, [*refs])
+            bases.add_file(entry.path, segments, [*refs], earlier=True)
 
     def _blob_reader(self) -> BlobReader:
         if self._reader is None:

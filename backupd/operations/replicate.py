@@ -13,6 +13,7 @@ from backupd.errors import DamagedError, StoppedError, WrongKeyError
 from backupd.operations.installation import Installation
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import TargetResult
+from backupd.repository.index import Location
 from backupd.repository.layout import MAX_SNAPSHOT
 from backupd.repository.reachable import blobs_of
 from backupd.repository.reader import BlobFinder, BlobReader, spans
@@ -141,11 +142,7 @@ class Copier:
             stop=self._stop,
         )
         try:
-            locations = [
-                reader.finder.find(needed.blob_id)
-                for needed in blobs_of(reader, snapshot.record)
-                if writer.claim(needed.blob_id)
-            ]
+            locations = list(_missing(snapshot, reader, writer))
             self._progress.grow(sum(location.record.sealed_size for location in locations))
             stream = writer.stream()
             for span in spans(locations):
@@ -163,3 +160,18 @@ class Copier:
             writer.abandon()
             raise
         return writer.stored_bytes
+
+
+def _missing(snapshot: StoredSnapshot, reader: BlobReader, writer: Writer) -> Iterator[Location]:
+    """Where the blobs lie that the destination lacks, a base also where it has that as a delta."""
+    plain: set[bytes] = set()
+    for needed in blobs_of(reader, snapshot.record):
+        blob_id = needed.blob_id
+        wanted = writer.claim(blob_id)
+        if needed.plain and blob_id not in plain:
+            wanted = writer.find(blob_id, plain=True) is None
+        if wanted:
+            location = reader.finder.find(blob_id, plain=needed.plain)
+            if not location.record.base_id:
+                plain.add(blob_id)
+            yield location

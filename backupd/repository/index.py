@@ -244,7 +244,9 @@ class Index:
         with self._lock:
             self._sort_in(fresh=blob_id in self._fresh)
             try:
-                found = [segment.record(r) for segment in self._segments for r in segment.rows(blob_id)]
+                found = [
+                    segment.record(r) for segment in self._segments for r in segment.rows(blob_id)
+                ]
             except DamagedError:
                 if not self.distrust():
                     raise

@@ -14,10 +14,14 @@ from backupd.repository.tree_codec import decode_chunk_list, decode_tree
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """A blob that is needed, and by which path; `path` is None for the tree itself."""
+    """A blob that is needed, and by which path; `path` is None for the tree itself.
+
+    With `plain` it is a base: only a copy will do that stands on none itself.
+    """
 
     blob_id: bytes
     path: bytes | None
+    plain: bool = False
 
 
 def chunks_of(reader: BlobReader, entry: TreeEntry) -> Iterator[ChunkRef]:
@@ -49,7 +53,7 @@ def blobs_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[Needed]:
                 yield Needed(ref.blob_id, entry.path)
                 base_id = base_of(reader, ref.blob_id)
                 if base_id:
-                    yield Needed(base_id, entry.path)
+                    yield Needed(base_id, entry.path, plain=True)
 
 
 def base_of(reader: BlobReader, blob_id: bytes) -> bytes:

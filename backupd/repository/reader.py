@@ -22,6 +22,7 @@ from backupd.repository.index import Index, Location
 from backupd.repository.layout import MIB, pack_name
 from backupd.repository.records import BlobRecord
 from backupd.repository.repository import Repository
+from backupd.repository.whole import find_whole
 
 # Blobs of one pack that lie no further apart are read in one go, up to so much at once.
 _MERGE_GAP = 256 * 1024
@@ -59,12 +60,15 @@ class BlobFinder:
         self._recovered = False
         self._lock = threading.Lock()
 
-    def find(self, blob_id: bytes) -> Location:
-        """Where the blob lies. Raises `DamagedError` when it is nowhere."""
-        location = self.index.find(blob_id, anywhere=self._anywhere)
+    def find(self, blob_id: bytes, *, plain: bool = False) -> Location:
+        """Where the blob lies, with `plain` as one without a base.
+
+        Raises `DamagedError` when it is nowhere.
+        """
+        location = find_whole(self.index, blob_id, plain=plain, anywhere=self._anywhere)
         if location is None:
             self._recover()
-            location = self.index.find(blob_id, anywhere=self._anywhere)
+            location = find_whole(self.index, blob_id, plain=plain, anywhere=self._anywhere)
         if location is None:
             raise DamagedError(f"blob {blob_id.hex()} is missing from {self.repository.name}")
         return location
@@ -96,7 +100,7 @@ class BlobReader:
 
     def read(self, blob_id: bytes) -> Buffer:
         """The chunk; good until the next call. Raises `DamagedError`."""
-        location = self.finder.find(blob_id)
+        location = self.finder.find(blob_id, plain=not self._bases)
         record = location.record
         span = Span(location.pack_id, record.offset, record.sealed_size, (record,))
         return self.open(record, self.read_span(span))

@@ -87,38 +87,51 @@ class Usage:
             used[rows[single]] = _NEEDED
             bases = self._rows.base_ids_of(rows[single])
             rows, single = self._rows.places_of(bases)
+            single[single] = self._rows.plain_at(rows[single])
             rows, others = rows[single], bases[~single]
             used[rows[used[rows] == 0]] = _HELD
             for base_id in others:
-                self._mark(base_id.tobytes(), _HELD)
+                self._mark_base(base_id.tobytes())
 
     def add(self, blob_id: bytes) -> None:
         """Mark one blob and, where it is a delta, its base."""
-        counted = self._mark(blob_id, _NEEDED)
+        counted = self._mark(blob_id)
         for row in self._rows.rows(blob_id):
             # Of every copy, as a reader may meet another than the one that counts.
             base_id = self._rows.base_of(row)
-            if base_id and (row == counted or any(True for _ in self._rows.rows(base_id))):
-                self._mark(base_id, _HELD)
+            if base_id and (row == counted or self._plain_rows(base_id)):
+                self._mark_base(base_id)
 
-    def _mark(self, blob_id: bytes, why: int) -> int:
-        """Mark one copy; its row, or -1 where there is none."""
-        best = -1
-        for row in self._rows.rows(blob_id):
-            if self._used[row]:
-                self._used[row] = min(self._used[row], why)
-                return row
-            if best < 0 or self._rank(best) > self._rank(row):
-                best = row
-        if best < 0:
+    def _mark(self, blob_id: bytes) -> int:
+        """Mark one copy as needed; its row, or -1 where there is none."""
+        rows = list(self._rows.rows(blob_id))
+        if not rows:
             self.missing.add(blob_id)
-        else:
-            self._used[best] = why
+            return -1
+        best = min(rows, key=lambda row: (self._rank(row), bool(self._rows.base_of(row))))
+        self._used[best] = _NEEDED
         return best
 
+    def _mark_base(self, base_id: bytes) -> None:
+        """Mark one copy as held that stands on no base itself."""
+        rows = self._plain_rows(base_id)
+        if not rows:
+            self.missing.add(base_id)
+        else:
+            best = min(rows, key=self._rank)
+            self._used[best] = self._used[best] or _HELD
+
+    def _plain_rows(self, blob_id: bytes) -> list[int]:
+        return [row for row in self._rows.rows(blob_id) if not self._rows.base_of(row)]
+
     def _rank(self, row: int) -> int:
+        """How little a copy is worth: one whose base is gone is worth nothing."""
         pack_id = self._index.pack_of(self._rows.pack_at(row))
-        return 2 if pack_id in self._absent else int(pack_id in self._disliked)
+        rank = 2 if pack_id in self._absent else int(pack_id in self._disliked)
+        base_id = self._rows.base_of(row)
+        if base_id:
+            return max(rank, min(map(self._rank, self._plain_rows(base_id)), default=3))
+        return rank
 
     def packs(self) -> list[PackUse]:
         """Every pack of the index, in its order."""

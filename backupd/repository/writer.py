@@ -24,6 +24,7 @@ from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import RECORD
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord, encode_snapshot
+from backupd.repository.whole import find_whole
 
 GRACE_SECONDS = 24 * 3600.0
 # An index object is written after so many packs, or so many seconds, whichever is first: what a
@@ -102,12 +103,17 @@ class Writer:
             self._in_flight.add(blob_id)
             return True
 
-    def find(self, blob_id: bytes) -> Location | None:
-        """Where a blob lies that the snapshot may rely on, or None."""
-        while (location := self.index.find(blob_id)) is not None:
-            if self._is_there(location.pack_id):
+    def find(self, blob_id: bytes, *, plain: bool = False) -> Location | None:
+        """Where a blob lies that the snapshot may rely on, or None.
+
+        A delta only where its base is there as well; with `plain` no delta at all.
+        """
+        while (location := find_whole(self.index, blob_id, plain=plain)) is not None:
+            base_id = location.record.base_id
+            if not self._is_there(location.pack_id):
+                self.index.avoid([location.pack_id])
+            elif not base_id or self.find(base_id, plain=True) is not None:
                 return location
-            self.index.avoid([location.pack_id])
         return None
 
     def _is_there(self, pack_id: bytes) -> bool:
@@ -307,8 +313,9 @@ class Writer:
         to_copy = set()
         try:
             for needed in blobs_of(reader, record):
-                if needed.blob_id not in self.index:
-                    to_copy.add(reader.finder.find(needed.blob_id).pack_id)
+                location = reader.finder.find(needed.blob_id, plain=needed.plain)
+                if self.index.avoids(location.pack_id):
+                    to_copy.add(location.pack_id)
         except DamagedError as error:
             raise StaleIndexError(
                 f"what the snapshot relied on was deleted meanwhile: {error.message}",
