@@ -12,6 +12,7 @@ from types import TracebackType
 
 from backupd.capture.folders import name_of
 from backupd.capture.scan import LeftOutError, Scan, Scanned, SkipKind, Skipped
+from backupd.repository.tree import Metadata
 
 Buffer = bytearray | memoryview
 
@@ -150,6 +151,39 @@ def open_for_capture(scan: Scan, scanned: Scanned) -> CaptureFile:
     except BaseException:
         os.close(fd)
         raise
+
+
+def read_small(
+    scan: Scan, scanned: Scanned, buffer: memoryview, *, now_ns: int, skipped: list[Skipped]
+) -> Metadata | None:
+    """Fill `buffer`, which has the scanned size, with a FILE; its Metadata.
+
+    The way of `open_for_capture` with half the steps, which of a small file is most of its time.
+    None where the file is not, after it was read, what the scan saw: then that other way tells
+    what it is. `now_ns` and `skipped` are those of `Scan.metadata`.
+    """
+    then = scanned.stat
+    try:
+        fd = _open(name_of(scanned.path), scan.folder_of(scanned.path).fd)
+    except OSError:
+        return None
+    try:
+        if os.preadv(fd, [buffer], 0) != then.st_size:
+            return None
+        found = os.fstat(fd)
+        if (
+            found.st_ctime_ns != then.st_ctime_ns
+            or found.st_mtime_ns != then.st_mtime_ns
+            or found.st_size != then.st_size
+            or found.st_ino != then.st_ino
+            or found.st_dev != then.st_dev
+        ):
+            return None
+        return scan.metadata(scanned, now_ns=now_ns, skipped=skipped, fd=fd, stat=found)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def _open(name: bytes, folder_fd: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from backupd import __version__
-from backupd.capture.reading import open_for_capture
+from backupd.capture.reading import open_for_capture, read_small
 from backupd.capture.scan import LeftOutError, Scan, Scanned, ScanOptions, SkipKind, Skipped
 from backupd.config.settings import LocalTarget, ModelSettings, NasTarget, S3Target
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
@@ -22,7 +22,7 @@ from backupd.operations.previous import Previous, PreviousEntry, same_but_for_in
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotReport, TargetResult
 from backupd.operations.tree_cache import TreeCache
-from backupd.operations.tree_sink import KeptFile, TreeSink
+from backupd.operations.tree_sink import IDENTIFIED_BYTES, KeptFile, TreeSink
 from backupd.repository.copying import StaleIndexError
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotRecord
@@ -197,15 +197,23 @@ def _capture(
     now_ns = int(request.installation.clock() * 1e9)
     try:
         if item.type is FileType.FILE:
+            size = item.stat.st_size
+            # A file with holes has fewer blocks than bytes (512: see stat(2)).
+            if size < IDENTIFIED_BYTES and item.stat.st_blocks * 512 >= size:
+                frame = sink.small_frame(size)
+                metadata = read_small(scan, item, frame, now_ns=now_ns, skipped=left_out)
+                if metadata is not None:
+                    sink.add_small(item.path, metadata, before)
+                    return
             _capture_file(scan, item, before, sink, left_out, request)
             return
-        metadata = scan.metadata(item, now_ns=now_ns, skipped=left_out)
+        kept = scan.metadata(item, now_ns=now_ns, skipped=left_out)
     except LeftOutError as error:
         left_out.append(error.skipped)
         scan.release_link(item)
         sink.changed = sink.changed or before is not None
         return
-    entry = TreeEntry(item.path, item.type, metadata, item.link)
+    entry = TreeEntry(item.path, item.type, kept, item.link)
     if before is None or not same_but_for_inode(before.entry, entry):
         sink.changed = True
     sink.add(entry)

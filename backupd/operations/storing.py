@@ -165,20 +165,37 @@ class FileStore:
         is Python's, which threads cannot share.
         """
         offset, length = run
-        frame = self._small_frame[: HEADROOM + length]
-        size = file.read_into(frame[HEADROOM:], offset) if length else 0
-        chunk = frame[HEADROOM : HEADROOM + size]
-        stored.content_hash = blake3(chunk).digest()
-        if size:
-            blob_id = self._blob_id(chunk)
-            if self._writer.claim(blob_id):
-                self._check()
-                frame = frame[: HEADROOM + size]
-                numbers = OPAQUE if size >= _PROBED_BYTES else None
-                self._small_stream.store(blob_id, BlobKind.DATA, frame, size, numbers=numbers)
+        size = file.read_into(self.small_frame(length), offset) if length else 0
+        ref, stored.content_hash = self.store_small(size)
+        if ref is not None:
+            stored.chunks.append(ref)
+
+    def small_frame(self, size: int) -> memoryview:
+        """Where to read a file of one chunk, before `store_small`."""
+        return self._small_frame[HEADROOM : HEADROOM + size]
+
+    def store_small(self, size: int) -> tuple[ChunkRef | None, bytes]:
+        """Store what was read into `small_frame`: its chunk (None where empty), its hash."""
+        end = HEADROOM + size
+        chunk = self._small_frame[HEADROOM:end]
+        content_hash = blake3(chunk).digest()
+        if not size:
+            return None, content_hash
+        blob_id = self._blob_id(chunk)
+        if self._writer.claim(blob_id):
+            self._check()
+            frame = self._small_frame[:end]
+            if size < _PROBED_BYTES:
+                self._small_stream.store(blob_id, BlobKind.DATA, frame, size)
+            else:
+                self._small_stream.store(blob_id, BlobKind.DATA, frame, size, numbers=OPAQUE)
                 self._bases.settle(blob_id, b"")
-            stored.chunks.append(ChunkRef(blob_id, size))
-            self._advance(size, 0)
+        self._advance(size, 0)
+        return ChunkRef(blob_id, size), content_hash
+
+    def idle(self) -> bool:
+        """Whether no file before is still on its way, so that an entry may go out at once."""
+        return not self._order
 
     def _add_segment(
         self, file: CaptureFile, segment: Segment, stored: StoredFile, hasher: blake3

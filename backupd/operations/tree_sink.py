@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from backupd.capture.folders import name_of
+from backupd.capture.folders import name_of, shown
 from backupd.capture.reading import CaptureFile
 from backupd.capture.scan import Scan
+from backupd.errors import BackupdError
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
 from backupd.operations.progress import Progress
 from backupd.operations.tree_cache import TreeCache
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from backupd.repository.writer import Writer
 
 
-_IDENTIFIED_BYTES = 64 * 1024  # a smaller container gains less than looking into it costs
+IDENTIFIED_BYTES = 64 * 1024  # a smaller container gains less than looking into it costs
 
 
 class KeptFile(NamedTuple):
@@ -101,25 +102,39 @@ class TreeSink:
 
     def keep(self, before: PreviousEntry) -> None:
         """An entry that is what it was."""
-        if self._store is not None:
+        if self._store is None or self._store.idle():
+            self._emit(before)
+        else:
             self._store.pass_through(before)
             self._drain()
-        else:
-            self._emit(before)
 
     def add(self, entry: TreeEntry) -> None:
-        """An entry without content."""
-        if self._store is not None:
+        """An entry whose content, if any, is stored."""
+        if self._store is None or self._store.idle():
+            self._emit(entry)
+        else:
             self._store.pass_through(entry)
             self._drain()
-        else:
-            self._emit(entry)
+
+    def small_frame(self, size: int) -> memoryview:
+        """Where to read a small file of so many bytes, before `add_small`."""
+        return self._file_store().small_frame(size)
+
+    def add_small(self, path: bytes, metadata: Metadata, before: PreviousEntry | None) -> None:
+        """A small file that was read into `small_frame`, whole."""
+        store = self._file_store()
+        ref, content_hash = store.store_small(metadata.size_bytes)
+        chunks = () if ref is None else (ref,)
+        entry = TreeEntry(path, FileType.FILE, metadata, b"", chunks, b"", (), content_hash)
+        if before is None or not same_but_for_inode(before.entry, entry):
+            self.changed = True
+        self.add(entry)
 
     def read(self, file: CaptureFile, extents: tuple[tuple[int, int], ...]) -> ReadFile:
         """Read a file's content into blobs; counts for nothing before `accept`."""
         size = file.stat.st_size
         layout = None
-        if size >= _IDENTIFIED_BYTES and not extents:
+        if size >= IDENTIFIED_BYTES and not extents:
             from backupd.capture.containers import identify, read_at_descriptor
 
             layout = identify(read_at_descriptor(file.fd), size, name_of(file.path))
@@ -154,6 +169,9 @@ class TreeSink:
     def _whole(self, kept: KeptFile, stored: StoredFile) -> TreeEntry:
         refs = stored.refs()
         chunk_list = b""
+        expected = sum(n for _, n in kept.extents) if kept.extents else kept.metadata.size_bytes
+        if sum(ref.size_bytes for ref in refs) != expected:
+            raise BackupdError(f"{shown(kept.path)}: not all of it was stored; take it again")
         if len(refs) > INLINE_CHUNKS:
             chunk_list = self._pack_stream().store_bytes(
                 BlobKind.CHUNK_LIST, encode_chunk_list(refs)
