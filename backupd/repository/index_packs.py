@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SORT_AFTER = 1 << 16  # new packs; later when there are so many more already
+# New packs, at least, and as a share of all: each takes some 250 bytes until it is sorted in.
+_SORT_AFTER = 1 << 15
+_SORT_SHARE = 4
 
 
 class PackColumns:
@@ -98,7 +100,7 @@ class PackRegister:
 
     def add(self, pack_id: bytes, size_bytes: int) -> int:
         """Number a pack that is not known."""
-        if len(self._new) >= max(_SORT_AFTER, self._base):
+        if len(self._new) >= max(_SORT_AFTER, self._base // _SORT_SHARE):
             self.settle()
         number = len(self)
         self._numbers[pack_id] = number
