@@ -271,8 +271,8 @@ class Index:
             if self._reload is None:
                 return False
             true = self._reload()
+            self._sort_in()  # before it is forgotten which segment is the cache's
             self._reload = None
-            self._sort_in()
             for segment in self._segments[1:]:
                 true._add_checked(list(self._tables_of(segment)))
             for number, fresh in self._fresh_tables.items():
@@ -287,16 +287,17 @@ class Index:
             return True
 
     def freeze(self) -> Segment:
-        """All blobs as one segment."""
+        """All blobs as one segment, which has been verified where it is a cache's."""
         with self._lock:
+            try:
+                self._verify()
+            except DamagedError:
+                if not self.distrust():
+                    raise
             self._sort_in(fresh=True)
             if len(self._segments) != 1:
                 from backupd.repository.index_segment import Segment
 
-                try:
-                    self._verify()
-                except DamagedError:
-                    self.distrust()
                 self._segments = [Segment.merged(self._segments)]
                 self._reload = None
             return self._segments[0]
