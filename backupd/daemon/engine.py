@@ -19,6 +19,7 @@ from backupd.daemon.queue import Job, JobQueue, Kind
 from backupd.daemon.schedule import Reason, Schedule, next_due, why_due, why_scan
 from backupd.daemon.state import StateStore
 from backupd.daemon.status import job_status, model_status, upkeep_status
+from backupd.daemon.timers import Timers
 from backupd.daemon.verbs import Verbs
 from backupd.daemon.watcher import Mode, ModelWatch, WatchState
 
@@ -78,7 +79,10 @@ class Engine:
         make_watch: Callable[[ModelSettings, Callable[[WatchState], None]], ModelWatch]
         | None = None,
     ) -> None:
-        """`on_end` is called when a job has ended. Raises `ValueError` for a bad schedule."""
+        """`on_end` is called when a job has ended, and when a schedule has a run.
+
+        Raises `ValueError` for a bad schedule.
+        """
         self._verbs = verbs
         self._environment = environment
         self._clocks = clocks
@@ -89,6 +93,7 @@ class Engine:
         self._saver: threading.Thread | None = None
         self.started = clocks.wall()
         self._plan = Plan(settings, {}, (), {})
+        self._timers = Timers(on_end)
         self.queue = JobQueue(
             Performer(
                 verbs,
@@ -136,6 +141,8 @@ class Engine:
             if not self._store.get(key).first_seen:
                 self._store.change(key, lambda record: replace(record, first_seen=now))
         self._plan = Plan(settings, schedules, upkeep, watches)
+        timers = {Job(Kind.SNAPSHOT, name).key: entry for name, entry in schedules.items()}
+        self._timers.apply(timers | {entry.key: entry.schedule for entry in upkeep})
         for name, watch in old.items():
             if watches.get(name) is not watch:
                 watch.stop()
@@ -240,7 +247,8 @@ class Engine:
         }
 
     def close(self) -> None:
-        """End the watches, and write the records. Raises `OSError`."""
+        """End the timers and watches, and write the records. Raises `OSError`."""
+        self._timers.close()
         for watch in self._plan.watches.values():
             watch.stop()
         self._store.save()

@@ -1,9 +1,8 @@
 """When a job is due: cron schedules in their time zones, runs missed, retries, staleness.
 
 Decisions are functions of a schedule, what the state remembers, and a time that is passed in; no
-clock is read and nothing runs here. The loop asks again every few seconds instead of setting a
-timer for the next run: so a box that slept, a clock that was set and a run missed while the box
-was off are all one case, decided here.
+clock is read and nothing runs here. Timers (`timers`) only wake the loop, which then asks here: so
+a box that slept, a clock that was set and a run missed while the box was off are all one case.
 """
 
 from __future__ import annotations

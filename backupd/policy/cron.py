@@ -79,23 +79,6 @@ class Cron:
             except OverflowError:
                 return
 
-    def trigger_fields(self) -> tuple[dict[str, str], ...]:
-        """Keyword arguments for APScheduler's `CronTrigger`: one set, or two of which either fires.
-
-        Its own `from_crontab` counts weekdays from Monday and asks both day fields to fit,
-        which is not what a crontab means.
-        """
-        common = {
-            "minute": _join(self.minutes),
-            "hour": _join(self.hours),
-            "month": _join(self.months),
-        }
-        days = {"day": _join(self.days)}
-        weekdays = {"day_of_week": ",".join(_WEEKDAYS[number] for number in sorted(self.weekdays))}
-        if self.either:
-            return ({**common, **days}, {**common, **weekdays})
-        return ({**common, **days, **weekdays},)
-
 
 def parse_cron(text: str) -> Cron:
     """Read a cron expression.
@@ -169,7 +152,3 @@ def _parse_value(text: str, name: str, lowest: int, highest: int, words: tuple[s
             f"has the {name} {value}, which is not from {lowest} to {highest}; {_MEND}"
         )
     return value
-
-
-def _join(values: frozenset[int]) -> str:
-    return ",".join(str(value) for value in sorted(values))
