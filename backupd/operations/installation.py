@@ -23,7 +23,8 @@ from backupd.config.settings import (
 from backupd.errors import BackupdError, NotFoundError, TargetError, UsageError, WrongKeyError
 from backupd.operations.index_cache import StateIndexCache
 from backupd.repository.index import IndexCache
-from backupd.repository.repository import Repository, open_repository
+from backupd.repository.opening import open_repository
+from backupd.repository.repository import Repository
 from backupd.targets.bandwidth import TokenBucket
 from backupd.targets.base import Target
 from backupd.targets.counting import Traffic

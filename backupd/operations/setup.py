@@ -14,7 +14,7 @@ from backupd.errors import BackupdError, ObjectMissingError, TargetError, WrongK
 from backupd.operations.installation import Installation, environment_has_secret
 from backupd.repository import keys, layout
 from backupd.repository.descriptor import Descriptor, parse_descriptor
-from backupd.repository.repository import unlock
+from backupd.repository.opening import unlock
 from backupd.targets.base import Target
 
 

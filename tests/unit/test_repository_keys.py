@@ -14,7 +14,7 @@ from backupd.errors import DamagedError, TargetError, WrongKeyError
 from backupd.repository import keys
 from backupd.repository.descriptor import Descriptor
 from backupd.repository.layout import DESCRIPTOR, KEYS
-from backupd.repository.repository import open_repository
+from backupd.repository.opening import open_repository
 from backupd.targets.memory import MemoryTarget
 
 MASTER = bytes(range(32))

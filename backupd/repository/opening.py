@@ -1,0 +1,79 @@
+"""Opening a repository: the descriptor, then the key, by whichever key object the secret opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from backupd.codec.sealing import RandomBytes
+from backupd.codec.secrets import PUBLIC_MASTER_KEY
+from backupd.errors import DamagedError, ObjectMissingError, TargetError, WrongKeyError
+from backupd.repository import keys, layout
+from backupd.repository.descriptor import parse_descriptor
+from backupd.repository.index import IndexCache
+from backupd.repository.repository import Repository
+from backupd.targets.base import Target
+
+
+def open_repository(
+    target: Target,
+    secret: Callable[[], str] | None,
+    random: RandomBytes,
+    *,
+    index_cache: Callable[[str], IndexCache | None] = lambda repository_id: None,
+) -> Repository:
+    """Open what `target` holds.
+
+    `secret` gives the passphrase or generated key and is asked only where the repository is
+    encrypted; None where there is none to ask for. `index_cache` gives the cache of a repository's
+    index by the repository's id, where there is one. Raises `TargetError` where there is no
+    repository, `WrongKeyError` and `DamagedError`.
+    """
+    try:
+        stored = target.get(layout.DESCRIPTOR, layout.MAX_DESCRIPTOR)
+    except ObjectMissingError:
+        raise TargetError(
+            f"there is no repository at {target.location}",
+            hint="make one with 'backupd init', or correct the target's place",
+        ) from None
+    descriptor = parse_descriptor(stored, target.location)
+    cache = index_cache(descriptor.repository_id)
+    if not descriptor.encrypted:
+        return Repository(target, descriptor, PUBLIC_MASTER_KEY, random, index_cache=cache)
+    if secret is None:
+        raise WrongKeyError(
+            f"the repository at {target.location} is encrypted and no key was given",
+            hint="set 'key:' in the configuration, or BACKUPD_KEY_FILE, BACKUPD_PASSPHRASE_FILE "
+            "or BACKUPD_PASSPHRASE",
+        )
+    master_key = unlock(target, secret())
+    return Repository(target, descriptor, master_key, random, index_cache=cache)
+
+
+def unlock(target: Target, secret: str) -> bytes:
+    """The master key, by whichever key object the secret opens."""
+    stored = []
+    damaged = []
+    kind = "generated" if keys.is_generated(secret) else "passphrase"
+    for info in target.list(layout.KEYS):
+        key_id = info.name.removeprefix(layout.KEYS).removesuffix(".json")
+        try:
+            text = target.get(info.name, layout.MAX_KEY)
+            stored.append((keys.describe(text, key_id).kind != kind, key_id, text))
+        except (DamagedError, ObjectMissingError):
+            damaged.append(info.name)
+    # The likely ones first, as each passphrase costs a tenth of a second to try.
+    for _, key_id, text in sorted(stored):
+        try:
+            return keys.unwrap(text, key_id, secret)
+        except WrongKeyError:
+            continue
+    if damaged and not stored:
+        raise DamagedError(
+            f"every key object of {target.location} is damaged ({', '.join(damaged)})",
+            hint="copy keys/ from another target of the same configuration",
+        )
+    also = f"; {', '.join(damaged)} is damaged and could not be tried" if damaged else ""
+    raise WrongKeyError(
+        f"the passphrase or key opens none of the keys of {target.location}{also}",
+        hint="give the passphrase, the key file's content or the recovery key that init printed",
+    )
