@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, step: int) -> None:
     write_safetensors(
         folder / "model.safetensors",
         {
-            "f32": values.reshape(100, 200),
+            "f32": values.reshape(50, 200),
             "bf16": bfloat16(values),
             "f16": values.astype(np.float16),
             "f64": values.astype(np.float64),
