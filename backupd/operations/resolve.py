@@ -150,17 +150,20 @@ def _not_found(
     asked = [name for name in parse_names(readings) if name in models]
     away = ", ".join(catalog.unreachable)
     also = f" (not asked, as it cannot be reached: {away})" if away else ""
+    damaged = len(catalog.damaged)
+    lost = f"; {damaged} cannot be read, see 'backupd check'" if damaged else ""
     if asked:
         newest = [s.info for s in catalog.snapshots if s.info.model == asked[0]]
         near: Sequence[str] = nearest_names(text, [info.name for info in newest]) or [
             info.name for info in newest[-3:]
         ]
         return NotFoundError(
-            f"there is no snapshot {text!r}{also}", hint=f"there is: {', '.join(near)}"
+            f"there is no snapshot {text!r}{also}", hint=f"there is: {', '.join(near)}{lost}"
         )
     known = sorted(models | set(installation.settings.models))
     candidates = nearest_names(parse_names(readings)[0] if parse_names(readings) else text, known)
-    hint = ", ".join(candidates or known[:5]) or "nothing has been snapshot yet"
+    hint = ", ".join(candidates or known[:5]) or ("none" if catalog.damaged else "none yet")
     return NotFoundError(
-        f"there is no model or snapshot {text!r}{also}", hint=f"models with snapshots: {hint}"
+        f"there is no model or snapshot {text!r}{also}",
+        hint=f"models with snapshots: {hint}{lost}",
     )

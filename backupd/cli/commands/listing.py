@@ -123,6 +123,8 @@ def list_command(
         say_snapshots(app, found, own_host)
     elif model or host or labels or target:
         output.say(app, "no snapshot fits")
+    elif catalog.damaged:
+        output.say(app, "no snapshot can be read")
     else:
         output.say(app, "there is no snapshot yet; `backupd snapshot` takes one")
     for error in catalog.unreachable.values():
