@@ -1,0 +1,197 @@
+"""docs/disaster.md, typed line by line on a machine that has a repository and a key only."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.command_line import CommandLine
+from tests.rigs.rgw import S3Server
+from tests.support.pages import ROOT, Block, blocks, shape
+
+PAGE = "docs/disaster.md"
+NEXT = "=== next block"
+CONFIG = """\
+host: box1
+state_dir: {home}/state
+key: {{file: {home}/key}}
+targets: {{far: {target}}}
+policies: {{working: {{keep_last: 5}}}}
+models: {{llama-ft: {{path: {home}/runs/llama-ft, targets: {{far: working}}}}}}
+"""
+
+
+class Disaster:
+    """A box that was backed up and is gone, and a bare one on which the page is followed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lost = folder / "lost"
+        self.home = folder / "bare"
+        self.home.mkdir(parents=True)
+        self.original = folder / "original"
+        self.recovery_key = ""
+
+    def back_up(self, target: str) -> None:
+        """Two snapshots into `target` (in YAML), then nothing is left of the box."""
+        model = self.lost / "runs/llama-ft"
+        (model / "checkpoint-100").mkdir(parents=True)
+        (model / "checkpoint-100/model.safetensors").write_bytes(os.urandom(3_000_000))
+        (model / "config.json").write_text("{}\n")
+        config = self.lost / "backupd.yaml"
+        config.write_text(CONFIG.format(home=self.lost, target=target))
+        box = CommandLine(self.lost, in_process=True)
+        self.recovery_key = box.ok("--config", config, "init", "--json").document["recovery_key"]
+        box.ok("--config", config, "snapshot")
+        (model / "notes.txt").write_text("x\n")
+        box.ok("--config", config, "snapshot")
+        shutil.copytree(model, self.original, symlinks=True)
+        shutil.rmtree(self.lost)
+
+    def type(self, script: str, *, prepare: str = "") -> subprocess.CompletedProcess[str]:
+        """The lines in one shell of the bare machine; the recovery key is what is pasted.
+
+        `prepare` is done first, in mounts of its own, so that /mnt is whatever the page says.
+        """
+        program = self.folder / "bin/backupd"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(
+            f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} "
+            f'exec {shlex.quote(sys.executable)} -m backupd "$@"\n'
+        )
+        program.chmod(0o755)
+        return subprocess.run(
+            ["unshare", "--mount", "bash", "-c", f"set -e\n{prepare}\ncd ~\n{script}"],
+            input=self.recovery_key + "\n",
+            env={
+                "HOME": str(self.home),
+                "PATH": f"{program.parent}:{os.environ['PATH']}",
+                "LANG": "C.UTF-8",
+                "COLUMNS": "100",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def printed(self, typed: list[Block], *, prepare: str = "") -> list[str]:
+        """What each of the blocks prints, all of which must do."""
+        script = "".join(f"{block.text}echo {shlex.quote(NEXT)}\n" for block in typed)
+        done = self.type(script, prepare=prepare)
+        assert done.returncode == 0, done.stdout
+        return [part.strip("\n") for part in done.stdout.split(NEXT)][:-1]
+
+    def assert_restored(self, place: str = "restored/llama-ft") -> None:
+        """Everything is there and the same, its bytes and its times."""
+        compared = filecmp.dircmp(self.original, self.home / place, ignore=[])
+        for one in (compared, compared.subdirs["checkpoint-100"]):
+            assert one.left_list == one.right_list
+            same, _, _ = filecmp.cmpfiles(one.left, one.right, one.common_files, shallow=False)
+            assert same == one.common_files
+        for path in self.original.rglob("*"):
+            given = self.home / place / path.relative_to(self.original)
+            assert given.stat().st_mtime_ns == path.stat().st_mtime_ns
+
+
+@pytest.fixture
+def disaster(tmp_path: Path) -> Disaster:
+    return Disaster(tmp_path)
+
+
+@pytest.fixture
+def on_a_nas(disaster: Disaster) -> tuple[Disaster, str]:
+    """A disaster with the repository on a NAS, and how to mount that where the page has it."""
+    share = disaster.folder / "share"
+    disaster.back_up(f"{{type: local, path: {share}/models}}")
+    mount = f"mount -t tmpfs tmpfs /mnt && mkdir /mnt/nas && mount --bind {share} /mnt/nas"
+    return disaster, mount
+
+
+@pytest.mark.system
+def test_the_page_gives_everything_back_and_prints_what_it_says(
+    on_a_nas: tuple[Disaster, str],
+) -> None:
+    disaster, mount = on_a_nas
+    typed = [block for block in blocks(PAGE) if block.language == "sh"]
+    assert len(typed) == 10
+    for block, printed in zip(typed, disaster.printed(typed, prepare=mount), strict=True):
+        if block.printed:
+            known = printed.replace(str(disaster.home), "/root")
+            assert shape(known) == shape(block.printed), block.text
+    disaster.assert_restored()
+    assert (disaster.home / "restored/first/config.json").read_text() == "{}\n"
+
+
+@pytest.mark.system
+def test_until_the_daemon_is_set_up_again_nothing_is_written_but_the_files(
+    on_a_nas: tuple[Disaster, str],
+) -> None:
+    disaster, mount = on_a_nas
+    read_only = f"{mount}\nmount -o remount,bind,ro /mnt/nas"
+    typed = [block for block in blocks(PAGE) if block.language == "sh"]
+    set_up = next(n for n, block in enumerate(typed) if "backupd init" in block.text)
+    disaster.printed(typed[:set_up], prepare=read_only)
+    disaster.assert_restored()
+    assert {path.name for path in disaster.home.iterdir()} == {"restored", "recovery-key"}
+
+
+@pytest.mark.system
+def test_the_page_works_with_a_bucket_too(disaster: Disaster, s3_server: S3Server) -> None:
+    s3_server.client().create_bucket(Bucket="team-models")
+    credentials = s3_server.write_credentials(disaster.folder / "credentials")
+    disaster.back_up(
+        "{type: s3, bucket: team-models, prefix: box1, "
+        f"endpoint_url: '{s3_server.endpoint_url}', credentials_file: {credentials}}}"
+    )
+    [place] = [block for block in blocks(PAGE) if "s3://" in block.text]
+    text = place.text.replace("KEY_ID=...", f"KEY_ID={s3_server.access_key}")
+    text = text.replace("ACCESS_KEY=...", f"ACCESS_KEY={s3_server.secret_key}")
+    text = text.replace("https://s3.example.org", s3_server.endpoint_url)
+    typed = [block for block in blocks(PAGE) if block.language == "sh"]
+    disaster.printed([Block("sh", text), *typed[1:4]])
+    disaster.assert_restored()
+
+
+@pytest.mark.system
+def test_the_table_of_failures_has_the_words_and_the_exit_code_of_each(
+    on_a_nas: tuple[Disaster, str],
+) -> None:
+    disaster, _ = on_a_nas
+    models = disaster.folder / "share/models"
+    rows = re.findall(r"^\| (`.+?) \| (\d) \|", (ROOT / PAGE).read_text(), re.MULTILINE)
+    promised = {phrase: int(code) for cell, code in rows for phrase in re.findall("`(.+?)`", cell)}
+    bare = CommandLine(disaster.home, in_process=True)
+    key = {"BACKUPD_PASSPHRASE": disaster.recovery_key}
+    at = ("--repository", models)
+    answers = [
+        bare("list", *at, BACKUPD_PASSPHRASE="ANOTHER-KEY"),
+        bare("list", *at),
+        bare("list", "--repository", "/mnt/nowhere", **key),
+        bare("list", "--repository", disaster.home, **key),
+        bare("restore", "llama@v1", "--to", disaster.home / "none", *at, **key),
+    ]
+    pack = max(models.glob("packs/*/*"), key=lambda path: path.stat().st_size)
+    pack.write_bytes(pack.read_bytes()[:-2_000_000])
+    answers.append(
+        bare("restore", "llama-ft@v2", "--to", disaster.home / "part", *at, **key),
+    )
+    assert (disaster.home / "part/config.json").read_text() == "{}\n"
+    assert not (disaster.home / "part/checkpoint-100/model.safetensors").exists()
+    assert "checkpoint-100/model.safetensors" in answers[-1].err
+    for path in models.glob("snapshots/*/*"):
+        path.write_bytes(b"x" * 50)
+    answers.append(bare("restore", "box1:llama-ft@v2", "--to", disaster.home / "x", *at, **key))
+    for phrase, code in promised.items():
+        fitting = [answer for answer in answers if phrase in answer.err and answer.code == code]
+        assert fitting, (phrase, code, [(answer.code, answer.err) for answer in answers[-2:]])
+    assert {answer.code for answer in answers} == set(promised.values())
