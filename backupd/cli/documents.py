@@ -7,11 +7,15 @@ ISO 8601 in UTC.
 from __future__ import annotations
 
 import base64
+import math
 from typing import TYPE_CHECKING, Any
 
 from backupd.cli.formatting import utc_time
 
 if TYPE_CHECKING:
+    from backupd.operations.diff import DiffReport, LayerChange, TensorChange
+    from backupd.operations.diff_files import FileChange
+    from backupd.operations.diff_numbers import Figures
     from backupd.operations.reports import (
         CheckReport,
         Finding,
@@ -184,6 +188,95 @@ def prune_report(report: PruneReport) -> Document:
         "notes": list(report.notes),
         "error": None,
     }
+
+
+def diff_report(report: DiffReport, limit: int | None) -> Document:
+    """How two snapshots differ; of each list the first `limit`, all where None."""
+    return {
+        "old": snapshot(report.old),
+        "new": snapshot(report.new),
+        "files": [file_change(change) for change in report.files[:limit]],
+        "changed_files": len(report.files),
+        "unchanged_files": report.unchanged_files,
+        "tensors": [tensor_change(change) for change in report.tensors[:limit]],
+        "changed_tensors": len(report.tensors),
+        "unchanged_tensors": report.unchanged_tensors,
+        "layers": [layer_change(change) for change in report.layers[:limit]],
+        "changed_layers": len(report.layers),
+        **{
+            name: {key: {"old": old, "new": new} for key, (old, new) in differing.items()}
+            for name, differing in (
+                ("labels", report.labels),
+                ("metrics", report.metrics),
+                ("code", report.code),
+            )
+        },
+        "failed": [
+            {"path": text(path), "reason": reason} for path, reason in report.failed.items()
+        ],
+    }
+
+
+def file_change(change: FileChange) -> Document:
+    """One path that differs."""
+    return {
+        "change": change.change,
+        "path": change.path.decode("utf-8", "replace"),
+        "old_path": change.old_path.decode("utf-8", "replace") or None,
+        "type": FILE_TYPES[change.type.value],
+        "size_bytes": change.size_bytes,
+        "old_size_bytes": change.old_size_bytes,
+        "attributes": list(change.attributes),
+    }
+
+
+def tensor_change(change: TensorChange) -> Document:
+    """One tensor that differs."""
+    return {
+        "change": change.change,
+        "name": text(change.name),
+        "path": change.path.decode("utf-8", "replace"),
+        "dtype": change.dtype,
+        "shape": list(change.shape),
+        "size_bytes": change.size_bytes,
+        "old_path": change.old_path.decode("utf-8", "replace") or None,
+        "old_dtype": change.old_dtype or None,
+        "old_shape": list(change.old_shape) if change.old_dtype else None,
+        "figures": figures(change.figures),
+    }
+
+
+def layer_change(change: LayerChange) -> Document:
+    """The tensors of one layer together."""
+    return {
+        "folder": change.folder.decode("utf-8", "replace"),
+        "prefix": text(change.prefix),
+        "tensors": change.tensors,
+        "changed_tensors": change.changed,
+        "size_bytes": change.size_bytes,
+        "figures": figures(change.figures),
+    }
+
+
+def figures(found: Figures | None) -> Document | None:
+    """By how much numbers differ; null where there is nothing to compare."""
+    if found is None:
+        return None
+    return {
+        "unit": found.unit,
+        "count": found.count,
+        "changed": found.changed,
+        "changed_share": found.share,
+        "non_finite_changed": found.non_finite,
+        "largest_change": _finite(found.largest),
+        "mean_change": _finite(found.mean),
+        "cosine": found.cosine,
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON knows no infinity, which the difference of two numbers may be."""
+    return number if number is None or math.isfinite(number) else None
 
 
 def text(path: str) -> str:

@@ -35,6 +35,7 @@ COMMANDS = {
     "list": _lazy("listing", "list_command", "Show the snapshots.", _DAILY),
     "show": _lazy("listing", "show_command", "Show all about one snapshot.", _DAILY),
     "files": _lazy("listing", "files_command", "Show the files of a snapshot.", _DAILY),
+    "diff": _lazy("comparing", "diff_command", "Compare two snapshots.", _DAILY),
     "restore": _lazy("restore", "restore_command", "Give a snapshot back.", _DAILY),
     "label": _lazy("snapshot", "label_command", "Put labels on a snapshot.", _DAILY),
     "forget": _lazy("keeping", "forget_command", "Drop snapshots.", _KEEPING),

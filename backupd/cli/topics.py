@@ -69,6 +69,8 @@ ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
 
   list                 {"snapshots": [SNAPSHOT, ...], "unreachable": [...]}
   show, label          {"snapshot": SNAPSHOT}
+  diff                 {"old": SNAPSHOT, "new": SNAPSHOT, "files": [...],
+                       "tensors": [...], "layers": [...], ...}
   files                {"snapshot": NAME, "id": ID, "files": [...]}
   snapshot             {"queued": [MODEL, ...], "snapshots": [...]}
   restore              {"snapshot": SNAPSHOT, "to": DIR, "failed": [...], ...}

@@ -119,6 +119,11 @@ def number_kind(dtype: str) -> NumberKind | None:
     return _KINDS.get(dtype)
 
 
+def same_bytes(old: Buffer, new: Buffer) -> bool:
+    """Whether not a bit differs."""
+    return np.array_equal(_raw(old), _raw(new))
+
+
 def add_bytes(sums: Sums, old: Buffer, new: Buffer) -> None:
     """Add bytes that are no numbers; both sides are of one length."""
     before, after = _raw(old), _raw(new)
