@@ -20,7 +20,7 @@ from backupd.codec.chunking_parameters import ChunkingParameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BLOCK = 128 * 1024  # six passes over it stay in a second-level cache
+_BLOCK = 256 * 1024  # six passes over it stay near, and a call into numpy costs little beside it
 _GEAR_WINDOW = 8
 _WINDOW = 32
 _WORDS = _WINDOW // 8

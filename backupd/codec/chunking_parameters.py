@@ -14,7 +14,7 @@ class ChunkingParameters:
     `hard_bits` and `easy_bits` are the bits that must be zero before and after `normal_size`.
     """
 
-    min_size: int = 1 * MIB
+    min_size: int = 2 * MIB
     normal_size: int = 4 * MIB
     max_size: int = 8 * MIB
     hard_bits: int = 24
