@@ -163,6 +163,38 @@ def test_the_page_works_with_a_bucket_too(disaster: Disaster, s3_server: S3Serve
 
 
 @pytest.mark.system
+def test_a_damaged_target_is_made_anew_from_another_one(disaster: Disaster) -> None:
+    model = disaster.home / "runs/llama-ft"
+    model.mkdir(parents=True)
+    (model / "weights.bin").write_bytes(os.urandom(2_000_000))
+    for name in ("disk", "share"):
+        (disaster.folder / name).mkdir()
+    config = disaster.home / ".config/backupd/backupd.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        f"""\
+key: {{file: {disaster.home}/key}}
+targets:
+  disk: {{type: local, path: {disaster.folder}/disk/models}}
+  nas: {{type: nas, path: /mnt/nas/models}}
+policies: {{working: {{keep_last: 5}}}}
+models: {{llama-ft: {{path: {model}, targets: {{disk: working, nas: working}}}}}}
+"""
+    )
+    prepare = (
+        "mount -t tmpfs tmpfs /mnt && mkdir /mnt/nas\n"
+        f"mount --bind {disaster.folder}/share /mnt/nas\n"
+        "backupd init && backupd snapshot && rm -r /mnt/nas/models/packs/*"
+    )
+    [block] = [block for block in blocks("docs/operating.md") if "models.damaged" in block.text]
+    done = disaster.type(block.text, prepare=prepare)
+    assert done.returncode == 0, done.stdout
+    *_, verdict = done.stdout.splitlines()
+    assert verdict.startswith("nas: 1 snapshot, ")
+    assert verdict.endswith("everything is there")
+
+
+@pytest.mark.system
 def test_the_table_of_failures_has_the_words_and_the_exit_code_of_each(
     on_a_nas: tuple[Disaster, str],
 ) -> None:
