@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backupd.cli.formatting import utc_time
 
 if TYPE_CHECKING:
+    from backupd.operations.describe import SnapshotStorage, Storage
     from backupd.operations.diff import DiffReport, LayerChange, TensorChange
     from backupd.operations.diff_files import FileChange
     from backupd.operations.diff_numbers import Figures
@@ -187,6 +188,55 @@ def prune_report(report: PruneReport) -> Document:
         "unmarked": report.unmarked,
         "notes": list(report.notes),
         "error": None,
+    }
+
+
+def snapshot_storage(described: SnapshotStorage) -> Document:
+    """How a snapshot is stored; tensors are there where they were asked for."""
+    return {
+        "total": storage(described.total),
+        "kinds": [
+            {
+                "container": kind.container or None,
+                "kind": kind.kind,
+                "count": kind.count,
+                **storage(kind.storage),
+            }
+            for kind in described.kinds
+        ],
+        "file_count": described.file_count,
+        "files": [
+            {
+                "path": file.path.decode("utf-8", "replace"),
+                "container": file.container or None,
+                **storage(file.storage),
+                "tensors": [
+                    {
+                        "name": text(tensor.name),
+                        "dtype": tensor.dtype,
+                        "shape": list(tensor.shape),
+                        **storage(tensor.storage),
+                        "base": text(tensor.base) or None,
+                    }
+                    for tensor in file.tensors
+                ],
+            }
+            for file in described.files
+        ],
+        "notes": list(described.notes),
+    }
+
+
+def storage(stored: Storage) -> Document:
+    """How bytes are stored, and how many by each method."""
+    return {
+        "size_bytes": stored.size_bytes,
+        "stored_bytes": stored.stored_bytes,
+        "ratio": stored.ratio,
+        "methods": {
+            method: {"size_bytes": size, "stored_bytes": stored.stored.get(method, 0)}
+            for method, size in stored.plain.items()
+        },
     }
 
 

@@ -68,7 +68,8 @@ ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
 `path_base64` beside it in `files`.
 
   list                 {"snapshots": [SNAPSHOT, ...], "unreachable": [...]}
-  show, label          {"snapshot": SNAPSHOT}
+  show                 {"snapshot": SNAPSHOT, "storage": {...}}
+  label                {"snapshot": SNAPSHOT}
   diff                 {"old": SNAPSHOT, "new": SNAPSHOT, "files": [...],
                        "tensors": [...], "layers": [...], ...}
   files                {"snapshot": NAME, "id": ID, "files": [...]}

@@ -191,17 +191,40 @@ def _row(info: SnapshotInfo, own_host: str) -> tuple[str, ...]:
 @repository_option
 @click.pass_obj
 def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
-    """Show everything that is known of one snapshot.
+    """Show everything that is known of one snapshot, and how it is stored.
+
+    STORED is what the snapshot added to the repository, RATIO its part of what was new, and
+    HOW the methods: raw, zstd, planes (numbers split into their bytes), delta (a difference
+    from the same tensor of an earlier checkpoint) and shared (in the snapshot before it
+    too, or twice in this one). With -v every file and tensor is shown, and of a difference
+    what it is a difference from.
 
     `backupd help snapshots` tells how a SNAPSHOT is named.
     """
+    from backupd.cli.commands.describing import MOST_FILES, say_storage
+    from backupd.operations.describe import describe
     from backupd.operations.resolve import resolve
 
     with opened(app, repository, quickly=True) as installation:
-        info = resolve(installation, snapshot, target=target).info
-    output.document(app, {"snapshot": documents.snapshot(info)})
+        resolved = resolve(installation, snapshot, target=target)
+        info = resolved.info
+        most = None if app.verbose else MOST_FILES
+        try:
+            described = describe(resolved, most_files=most, tensors=app.verbose)
+        except errors.DamagedError as error:
+            described = None
+            output.warn(app, f"how it is stored cannot be told: {printable(error.message)}")
+    output.document(
+        app,
+        {
+            "snapshot": documents.snapshot(info),
+            "storage": documents.snapshot_storage(described) if described else None,
+        },
+    )
     if not app.json:
         output.facts(app, _facts(info))
+        if described:
+            say_storage(app, described)
         _say_paths(app, "left out, as they never held still", info.incomplete)
         _say_paths(app, "skipped, as they are no files", info.skipped)
 
