@@ -67,6 +67,20 @@ def write_safetensors(path: Path, tensors: Tensors) -> None:
     path.write_bytes(safetensors(tensors))
 
 
+def add_checkpoint(model: Path, *, count: int = 40_000) -> None:
+    """A checkpoint of a small network in a model's folder, which `train` trains on."""
+    values = weights(1, count)
+    tensors = {"layer.weight": values, "layer.half": bfloat16(values)}
+    write_safetensors(model / "checkpoint" / "model.safetensors", tensors)
+
+
+def train(model: Path, step: int, *, count: int = 40_000) -> None:
+    """Overwrite the checkpoint as some steps later: all tensors change slightly."""
+    values = trained(weights(1, count), step)
+    tensors = {"layer.weight": values, "layer.half": bfloat16(values)}
+    write_safetensors(model / "checkpoint" / "model.safetensors", tensors)
+
+
 def records_of(repository: Repository) -> list[BlobRecord]:
     """Every blob that an index object names."""
     index, damaged = repository.read_index_objects()

@@ -28,6 +28,7 @@ from backupd.operations.resolve import resolve
 from backupd.operations.restore import RestoreRequest, restore
 from backupd.operations.snapshot import take_snapshot
 from backupd.targets.base import Target
+from tests.support.checkpoints import add_checkpoint, assert_no_chains, deltas, train
 from tests.support.killing import killed_at
 from tests.support.world import (
     MODEL,
@@ -92,6 +93,7 @@ def settle(world: World, verb: str, version: int, manifest: dict[str, tuple[obje
 def attest(world: World, verb: str, version: int) -> None:
     """All that is promised after a crash."""
     world.verify()
+    assert_no_chains(world)
     assert world.findings() == []
     if verb == "restore" and (world.root / "cut-short").exists():
         world.restore(version, world.root / "cut-short", overwrite=True)
@@ -123,11 +125,14 @@ def world(tmp_path: Path) -> Iterator[World]:
     """Packs of v1 are marked, v2 is forgotten too, v3 and v4 stand, and the model has changed."""
     with scratch(Path("/dev/shm") / f"backupd-kill-{os.getpid()}") as root:
         made = make_world(root, copies=1, size=1 << 19)
+        add_checkpoint(made.model_path)
         rng = random.Random(5)
         for version in range(1, 5):
             made.snapshot()
+            train(made.model_path, version)
             for _ in range(version):
                 change_model(made.model_path, rng)
+        assert deltas(made), "the kills are to be over deltas too"
         for version in (1, 2):
             with made.open() as installation:
                 forget_snapshots(installation, [f"{MODEL}@v{version}"])
@@ -201,6 +206,7 @@ def test_a_repository_lives_on_through_sixty_kills(world: World, seed: int) -> N
         version = rng.choice(sorted(world.expected))
         if verb == "snapshot" and rng.random() < 0.7:
             change_model(world.model_path, rng)
+            train(world.model_path, rng.randrange(1, 9))
         manifest = manifest_of(world.model_path)
         number = rng.randint(1, {"forget": 4, "label": 1}.get(verb, 20))
         died = killed_at(
@@ -275,6 +281,7 @@ def walk_by_clock(world: World, kills: int, seed: int) -> None:
         version = min(world.expected) if verb == "forget" else rng.choice(sorted(world.expected))
         if verb == "snapshot":
             change_model(world.model_path, rng)
+            train(world.model_path, rng.randrange(1, 9))
         manifest = manifest_of(world.model_path)
         command = {
             "snapshot": [*base, "snapshot", MODEL],
