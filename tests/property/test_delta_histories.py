@@ -93,7 +93,7 @@ class History:
         with world.open() as installation:
             report = take_snapshot(installation, world.settings.models[MODEL])
         assert not report.partial and not report.notes, report
-        if report.snapshot is not None:
+        if report.snapshot is not None and not report.unchanged:
             self.manifests[report.snapshot.version] = manifest
             self.codecs.update(record.codec for record in records(world))
 
