@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,19 @@ def _item_row(item: ForgetItem) -> tuple[str, ...]:
         size(info.size_bytes),
         pairs(info.labels),
         item.target,
-        "; ".join(item.reasons) if item.reasons else "- dropped",
+        _why(item.reasons) if item.reasons else "- dropped",
+    )
+
+
+def _why(reasons: Sequence[str]) -> str:
+    """The reasons, each policy named once: `working: last 1/5, daily 1/7`."""
+    rules: dict[str, list[str]] = {}
+    for reason in reasons:
+        policy, _, rule = reason.partition(": ")
+        rules.setdefault(policy, []).append(rule)
+    return "; ".join(
+        f"{policy}: {', '.join(filter(None, found))}" if any(found) else policy
+        for policy, found in rules.items()
     )
 
 
