@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from backupd.capture.containers import identify
 from backupd.capture.containers.regions import TensorRegion
 from backupd.capture.containers.stored import decode_layout
-from backupd.capture.folders import parent_of, shown
+from backupd.capture.folders import name_of, parent_of, shown
 from backupd.errors import BackupdError, TargetUnreachableError
 from backupd.operations.catalog import ResolvedSnapshot
 from backupd.operations.diff_files import (
@@ -22,10 +23,12 @@ from backupd.operations.diff_files import (
     Values,
     compare_trees,
     counterpart,
+    may_hold_tensors,
 )
 from backupd.operations.diff_numbers import ELEMENTS, Figures, Sums
 from backupd.operations.diff_tensors import (
     Comparison,
+    StoredBytes,
     StoredFile,
     TensorPair,
     comparable,
@@ -177,6 +180,7 @@ class _Side:
         index = snapshot.repository.load_index(progress.note)
         self.finder = BlobFinder(snapshot.repository, index, progress.note)
         self.reader = BlobReader(self.finder)
+        self._bytes = StoredBytes(self.finder)
 
     def values(self) -> Values:
         for tree in self._record.trees:
@@ -184,9 +188,19 @@ class _Side:
 
     def tensors(self, entry: TreeEntry) -> tuple[TensorRegion, ...]:
         """The tensors of a file, none where it is no container. Raises `DamagedError`."""
-        if not entry.layout:
+        size = entry.metadata.size_bytes
+        if entry.layout:
+            return decode_layout(self.reader.read(entry.layout), size).tensors
+        if not may_hold_tensors(entry):
             return ()
-        return decode_layout(self.reader.read(entry.layout), entry.metadata.size_bytes).tensors
+        file = StoredFile.of(entry, self.reader)
+
+        def read_at(offset: int, length: int) -> bytes:
+            end = min(offset + length, size)
+            return bytes(self._bytes.read(file, offset, end)) if offset < end else b""
+
+        layout = identify(read_at, size, name_of(entry.path))
+        return layout.tensors if layout else ()
 
 
 _Tensor = tuple[TensorRegion, TreeEntry]

@@ -20,6 +20,12 @@ Values = Iterator[dict[str, Any]]
 
 _DIGITS = re.compile(rb"[0-9]+")
 _NUMBERED = re.compile(rb"[0-9]+|[^0-9]+")
+# Files too small to be identified as they are stored, and those of an older backupd, have no
+# layout; it is found by those who want it, where the name lets expect one.
+_CONTAINER_NAMES = (
+    *(b".safetensors", b".npy", b".npz", b".pt", b".pth", b".bin", b".ckpt"),
+    *(b".gguf", b".keras"),
+)
 # What a restore on the same box would find again, but which says nothing of the file itself.
 _OF_THE_DISK = ("ctime", "inode", "device")
 
@@ -74,7 +80,7 @@ def compare_trees(old: Values, new: Values) -> FileComparison:
     gone: list[TreeEntry] = []
     come: list[TreeEntry] = []
     for before, after in _side_by_side(old, new):
-        if before is not None and "layout" in before:
+        if before is not None and _is_container(before):
             found.containers.append(entry_of(before))
         if before is None and after is not None:
             come.append(entry_of(after))
@@ -91,10 +97,17 @@ def compare_trees(old: Values, new: Values) -> FileComparison:
         found.changes.append(_change("removed", entry, None))
     for entry in come:
         found.changes.append(_change("added", None, entry))
-    found.removed = [entry for entry in gone if entry.layout]
-    found.added = [entry for entry in come if entry.layout]
+    found.removed = [entry for entry in gone if may_hold_tensors(entry)]
+    found.added = [entry for entry in come if may_hold_tensors(entry)]
     found.changes.sort(key=lambda change: change.path)
     return found
+
+
+def may_hold_tensors(entry: TreeEntry) -> bool:
+    """Whether a file has a layout, or may have one that was not stored."""
+    if entry.type is not FileType.FILE or entry.extents:
+        return False
+    return bool(entry.layout) or entry.path.endswith(_CONTAINER_NAMES)
 
 
 def counterpart(entry: TreeEntry, containers: Iterable[TreeEntry]) -> TreeEntry | None:
@@ -129,6 +142,12 @@ def _side_by_side(
             after = next(new, None)
 
 
+def _is_container(value: dict[str, Any]) -> bool:
+    if value.get("type") != "f":
+        return False
+    return "layout" in value or path_of(value).endswith(_CONTAINER_NAMES)
+
+
 def _bare(value: dict[str, Any]) -> dict[str, Any]:
     left_out = _OF_THE_DISK if value.get("type") != "d" else (*_OF_THE_DISK, "mtime", "size")
     return {key: item for key, item in value.items() if key not in left_out}
@@ -144,7 +163,7 @@ def _take_both(found: FileComparison, old: TreeEntry, new: TreeEntry) -> None:
             found.unchanged += 1  # it is cut otherwise, or its layout is known by now
         return
     found.changes.append(_change("changed", old, new, attributes))
-    if old.layout or new.layout:
+    if may_hold_tensors(old) or may_hold_tensors(new):
         found.pairs.append(Pair(old, new))
 
 
@@ -183,7 +202,7 @@ def _take_moved(
 
     def taken(old: TreeEntry, new: TreeEntry) -> None:
         found.changes.append(_change("moved", old, new, _attributes(old, new)))
-        if old.layout or new.layout:
+        if may_hold_tensors(old) or may_hold_tensors(new):
             found.pairs.append(Pair(old, new))
 
     gone.sort(key=lambda entry: _natural(entry.path))

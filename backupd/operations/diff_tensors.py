@@ -116,7 +116,7 @@ def compare_tensors(
 
     def work(share: _Share) -> None:
         if not hasattr(local, "comparer"):
-            local.comparer = _Comparer(*map(_Bytes, finders))
+            local.comparer = _Comparer(*map(StoredBytes, finders))
         for comparison, begin, end in share:
             if stop.is_set():
                 raise StoppedError("stopped; nothing was changed")
@@ -192,7 +192,7 @@ def _attempt(
     return sums, same, ""
 
 
-class _Bytes:
+class StoredBytes:
     """Bytes of files of one snapshot, with the chunk read last kept. One thread's own."""
 
     def __init__(self, finder: BlobFinder) -> None:
@@ -228,7 +228,7 @@ class _Bytes:
 class _Comparer:
     """Compares ranges of tensors. One thread's own."""
 
-    def __init__(self, old: _Bytes, new: _Bytes) -> None:
+    def __init__(self, old: StoredBytes, new: StoredBytes) -> None:
         self._old = old
         self._new = new
 
