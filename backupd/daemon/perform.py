@@ -158,7 +158,7 @@ class Performer:
             ),
         )
         told: dict[str, object] = {"duration_seconds": round(self._clock() - started, 3)}
-        if report.snapshot is not None:
+        if report.snapshot is not None and not report.unchanged:
             info = report.snapshot
             told |= {
                 "snapshot": info.name,
