@@ -212,7 +212,7 @@ def snapshot_storage(described: SnapshotStorage) -> Document:
                 **storage(file.storage),
                 "tensors": [
                     {
-                        "name": text(tensor.name),
+                        "name": _word(tensor.name),
                         "dtype": tensor.dtype,
                         "shape": list(tensor.shape),
                         **storage(tensor.storage),
@@ -284,7 +284,7 @@ def tensor_change(change: TensorChange) -> Document:
     """One tensor that differs."""
     return {
         "change": change.change,
-        "name": text(change.name),
+        "name": _word(change.name),
         "path": change.path.decode("utf-8", "replace"),
         "dtype": change.dtype,
         "shape": list(change.shape),
@@ -300,7 +300,7 @@ def layer_change(change: LayerChange) -> Document:
     """The tensors of one layer together."""
     return {
         "folder": change.folder.decode("utf-8", "replace"),
-        "prefix": text(change.prefix),
+        "prefix": _word(change.prefix),
         "tensors": change.tensors,
         "changed_tensors": change.changed,
         "size_bytes": change.size_bytes,
@@ -322,6 +322,11 @@ def figures(found: Figures | None) -> Document | None:
         "mean_change": _finite(found.mean),
         "cosine": found.cosine,
     }
+
+
+def _word(name: str) -> str:
+    """A tensor's name as Unicode: a file can name half a character, which becomes `?`."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _finite(number: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import tracemalloc
 from pathlib import Path
@@ -298,6 +299,20 @@ def test_a_tensor_that_cannot_be_read_is_named_and_the_rest_is_told(made: Comman
         assert "no tensor differs" in answer.out
     finally:
         largest.write_bytes(sound)
+
+
+def test_a_name_that_is_no_text_harms_nothing(tmp_path: Path) -> None:
+    backupd = CommandLine(tmp_path / "home", in_process=True)
+    backupd.home.mkdir()
+    name = "half \ud800 a character\x1b[31m"
+    write_safetensors(tmp_path / "m/model.safetensors", {name: weights(1, 40_000)})
+    backupd.ok("quickstart", tmp_path / "m", "--once")
+    write_safetensors(tmp_path / "m/model.safetensors", {name: weights(2, 40_000)})
+    backupd.ok("snapshot")
+    for command in (["diff", "m@v1", "m@v2"], ["show", "m@v2", "-v"]):
+        assert "\\ud800" in backupd.ok(*command).out
+        assert "\x1b" not in backupd.ok(*command).out
+        assert "half ? a character" in json.dumps(backupd.ok("--json", *command).document)
 
 
 def test_an_unknown_snapshot_is_4(made: CommandLine) -> None:
