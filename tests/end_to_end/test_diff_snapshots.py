@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import tracemalloc
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backupd.cli import documents
 from backupd.errors import StoppedError
 from backupd.operations.diff import DiffReport, TensorChange, diff
 from backupd.operations.resolve import resolve
@@ -301,18 +301,21 @@ def test_a_tensor_that_cannot_be_read_is_named_and_the_rest_is_told(made: Comman
         largest.write_bytes(sound)
 
 
-def test_a_name_that_is_no_text_harms_nothing(tmp_path: Path) -> None:
+def test_a_name_that_would_harm_the_terminal_is_escaped(tmp_path: Path) -> None:
     backupd = CommandLine(tmp_path / "home", in_process=True)
     backupd.home.mkdir()
-    name = "half \ud800 a character\x1b[31m"
-    write_safetensors(tmp_path / "m/model.safetensors", {name: weights(1, 40_000)})
-    backupd.ok("quickstart", tmp_path / "m", "--once")
-    write_safetensors(tmp_path / "m/model.safetensors", {name: weights(2, 40_000)})
-    backupd.ok("snapshot")
+    for seed in (1, 2):
+        write_safetensors(tmp_path / "m/model.safetensors", {"a\x1b[31m": weights(seed, 40_000)})
+        backupd.ok(*(["quickstart", tmp_path / "m", "--once"] if seed == 1 else ["snapshot"]))
     for command in (["diff", "m@v1", "m@v2"], ["show", "m@v2", "-v"]):
-        assert "\\ud800" in backupd.ok(*command).out
-        assert "\x1b" not in backupd.ok(*command).out
-        assert "half ? a character" in json.dumps(backupd.ok("--json", *command).document)
+        shown = backupd.ok(*command).out
+        assert "a\\x1b[31m" in shown
+        assert "\x1b" not in shown
+
+
+def test_half_a_character_in_a_name_is_no_harm_to_the_document() -> None:
+    change = TensorChange("added", "half \ud800", b"m.pt", "f32", (1,), 4)
+    assert documents.tensor_change(change)["name"] == "half ?"
 
 
 def test_an_unknown_snapshot_is_4(made: CommandLine) -> None:
