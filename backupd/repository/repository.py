@@ -28,6 +28,7 @@ from backupd.repository.snapshots import (
 from backupd.repository.tombstones import Tombstone, decode_tombstone
 from backupd.targets.base import Target
 
+_MARKER_SECONDS = 24 * 3600.0
 _RELISTINGS = 4
 
 
@@ -216,17 +217,22 @@ class Repository:
         # The marker first: from here on it is not listed, and its number is not free.
         self.target.put(marker.object_name(), [b"forgotten\n"])
         place = f"{layout.SNAPSHOTS}{name.folder}/"
-        there = [found for info in self.target.list(place) if (found := parse_name(info.name))]
-        dropped = {name.version, *(found.version for found in there if found.forgotten)}
+        there = [
+            (found, i.modified) for i in self.target.list(place) if (found := parse_name(i.name))
+        ]
+        markers = {found.version: modified for found, modified in there if found.forgotten}
         # Also what an earlier run that was killed left standing under its marker: once the
         # marker is gone, that would be listed again, and prune may have taken its packs.
-        for found in there:
-            if found.version in dropped and not found.forgotten:
+        for found, _ in there:
+            if found.version in markers and not found.forgotten:
                 self.target.delete(found.object_name())
-        highest = max((found.version for found in there), default=0)
-        for version in sorted(dropped):
-            # Only the highest number needs its marker; one below it cannot be taken again.
-            if version < highest:
+        highest = max((found.version for found, _ in there), default=0)
+        # By the store's own clock, which has just dated the marker above.
+        now = max((modified for _, modified in there), default=0.0)
+        for version, modified in markers.items():
+            # Below the highest number only a writer that listed the folder before that was taken
+            # could still take this one; none runs for so long between its listing and its put.
+            if version < highest and modified < now - _MARKER_SECONDS:
                 self.target.delete(SnapshotName(name.folder, version, forgotten=True).object_name())
 
     # -- index --------------------------------------------------------------------------------
