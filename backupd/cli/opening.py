@@ -30,7 +30,7 @@ def config_path(app: App) -> Path:
 def load_settings(app: App, *, quickly: bool = False) -> Settings:
     """The configuration; raises `ConfigError`.
 
-    `quickly` is for commands that only look: see `config.cache`.
+    `quickly` is for commands that are typed or run often: see `config.cache`.
     """
     path = config_path(app)
     if quickly:

@@ -1,4 +1,4 @@
-"""A configuration that was found valid before, kept as plain JSON for commands that only look.
+"""A configuration that was found valid before, kept as plain JSON for commands that are run often.
 
 Reading YAML and checking it against the schema costs 150 ms, mostly of imports, and `backupd
 list` has 250 ms in all. The copy counts only for the very bytes of the file, the same version of
