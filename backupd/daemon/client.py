@@ -5,6 +5,7 @@ Whether a daemon runs is found by asking: `DaemonAbsentError` is the sign to do 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -128,7 +129,9 @@ def ask(
         connection.settimeout(CONNECT_SECONDS)
         _connect(connection, state_dir, place)
         try:
-            connection.sendall(encode_line(request))
+            # A daemon that refuses a caller says why and closes without reading.
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(encode_line(request))
             connection.settimeout(answer_seconds)
             lines = Lines(connection, MAX_REPLY_BYTES)
             while (reply := lines.read()) is not None:

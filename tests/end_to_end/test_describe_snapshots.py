@@ -132,7 +132,9 @@ def test_show_tells_it_in_80_columns_and_as_a_document(tmp_path: Path) -> None:
         write_safetensors(tmp_path / f"llama/checkpoint-{step}/model.safetensors", {name: values})
     backupd.ok("quickstart", tmp_path / "llama", "--once")
     shown = backupd.ok("show", "llama@v1", COLUMNS="80").out
-    assert max(map(len, shown.splitlines())) <= 80
+    # The folder is the test's own, as long as it happens to be, and a path is never cut.
+    told = [line for line in shown.splitlines() if not line.startswith("folder ")]
+    assert max(map(len, told)) <= 80
     assert "safetensors f32" in shown
     assert name not in shown
     verbose = backupd.ok("show", "llama@v1", "-v").out
