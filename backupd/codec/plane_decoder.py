@@ -6,6 +6,7 @@ the plain size that the caller states, and nothing that a payload claims is allo
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import numpy as np
@@ -142,17 +143,17 @@ class PlaneDecoder:
         return self._kept[index][:size]
 
 
-class _PlaneReader:
+class _PlaneReader(abc.ABC):
     """Gives a group's bytes piece by piece."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
+    @abc.abstractmethod
     def read(self, count: int, scratch: Bytes) -> Bytes:
         """The bytes of the next `count` elements; may lie in `scratch`."""
-        raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - only one of the methods has anything left over
         """Raise `DamagedError` where more is stored than the elements need."""
 
 
