@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from backupd.config import schema
+from backupd.config import schema, schema_models, schema_targets
 from backupd.config.consistency import find_inconsistencies, find_warnings
 from backupd.config.document import MAX_BYTES, Document, read_document
 from backupd.config.problems import Problem, empty_values, schema_problems
@@ -203,15 +203,11 @@ class _Maker:
             encryption=section.encryption is None,
         )
 
-    def target(
-        self,
-        name: str,
-        section: schema.LocalTargetSection | schema.NasTargetSection | schema.S3TargetSection,
-    ) -> TargetSettings:
+    def target(self, name: str, section: schema_targets.TargetKind) -> TargetSettings:
         where = ("targets", name)
-        if isinstance(section, schema.LocalTargetSection):
+        if isinstance(section, schema_targets.LocalTargetSection):
             return LocalTarget(name, self.path(section.path, *where, "path"))
-        if isinstance(section, schema.NasTargetSection):
+        if isinstance(section, schema_targets.NasTargetSection):
             path = self.path(section.path, *where, "path")
             return NasTarget(name, path, section.require_mount)
         return S3Target(
@@ -235,7 +231,7 @@ class _Maker:
             read_timeout_seconds=section.read_timeout.total_seconds(),
         )
 
-    def model(self, name: str, section: schema.ModelSection) -> ModelSettings:
+    def model(self, name: str, section: schema_models.ModelSection) -> ModelSettings:
         return ModelSettings(
             name=name,
             path=self.path(section.path, "models", name, "path"),
@@ -250,7 +246,7 @@ class _Maker:
         )
 
 
-def _rules(name: str, section: schema.PolicySection) -> Rules:
+def _rules(name: str, section: schema_models.PolicySection) -> Rules:
     best = section.keep_best
     return Rules(
         name=name,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backupd.config import schema
+from backupd.config import schema, schema_daemon, schema_models, schema_targets
 from backupd.config.document import Document, Path
 from backupd.errors import ConfigError
 from backupd.policy.nearest import nearest_names
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 _TARGETS: Mapping[str, type[BaseModel]] = {
-    "local": schema.LocalTargetSection,
-    "nas": schema.NasTargetSection,
-    "s3": schema.S3TargetSection,
+    "local": schema_targets.LocalTargetSection,
+    "nas": schema_targets.NasTargetSection,
+    "s3": schema_targets.S3TargetSection,
 }
 
 # The user and password of an address, which must not reach a log.
@@ -127,15 +127,15 @@ def _section_at(document: Document, path: Path) -> type[BaseModel] | None:
         case ("key",):
             return schema.KeySection
         case ("upkeep",):
-            return schema.UpkeepSection
+            return schema_daemon.UpkeepSection
         case ("limits",):
-            return schema.LimitsSection
+            return schema_daemon.LimitsSection
         case ("models", _):
-            return schema.ModelSection
+            return schema_models.ModelSection
         case ("policies", _):
-            return schema.PolicySection
+            return schema_models.PolicySection
         case ("policies", _, "keep_best"):
-            return schema.KeepBestSection
+            return schema_models.KeepBestSection
         case ("targets", name):
             targets = document.root.get("targets")
             target = targets.get(str(name)) if isinstance(targets, dict) else None

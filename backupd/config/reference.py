@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from backupd.config import schema
+from backupd.config import schema, schema_daemon, schema_models, schema_targets
 from backupd.config.quantities import format_duration
+from backupd.config.section import Section
 from backupd.config.values import Written
 
 _INTRODUCTION = """\
 # The configuration
 
-<!-- Made by `python -m backupd.config.reference` from backupd/config/schema.py; edit that. -->
+<!-- Made by `python -m backupd.config.reference` from backupd/config/schema*.py; edit those. -->
 
 One YAML file says everything. It is looked for in `$BACKUPD_CONFIG`, then
 `~/.config/backupd/backupd.yaml`, then `/etc/backupd/backupd.yaml`; `--config FILE` names another.
@@ -45,16 +46,16 @@ No secret stands in the file: keys, passphrases and credentials are files of the
 names. Unknown keys are refused, and so is a key without a value.
 """  # noqa: E501 - table rows are lines
 
-_HEADINGS: tuple[tuple[str, str, type[schema.Section]], ...] = (
+_HEADINGS: tuple[tuple[str, str, type[Section]], ...] = (
     ("`key`", "key", schema.KeySection),
-    ("`targets`: a local disk", "targets", schema.LocalTargetSection),
-    ("`targets`: a NAS", "targets", schema.NasTargetSection),
-    ("`targets`: an S3-compatible store", "targets", schema.S3TargetSection),
-    ("`policies`", "policies", schema.PolicySection),
-    ("`keep_best` of a policy", "keep_best", schema.KeepBestSection),
-    ("`models`", "models", schema.ModelSection),
-    ("`upkeep`", "upkeep", schema.UpkeepSection),
-    ("`limits`", "limits", schema.LimitsSection),
+    ("`targets`: a local disk", "targets", schema_targets.LocalTargetSection),
+    ("`targets`: a NAS", "targets", schema_targets.NasTargetSection),
+    ("`targets`: an S3-compatible store", "targets", schema_targets.S3TargetSection),
+    ("`policies`", "policies", schema_models.PolicySection),
+    ("`keep_best` of a policy", "keep_best", schema_models.KeepBestSection),
+    ("`models`", "models", schema_models.ModelSection),
+    ("`upkeep`", "upkeep", schema_daemon.UpkeepSection),
+    ("`limits`", "limits", schema_daemon.LimitsSection),
 )
 _SCALARS: dict[Any, str] = {
     str: "text",
@@ -83,7 +84,7 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
-def _table(section: type[schema.Section]) -> str:
+def _table(section: type[Section]) -> str:
     rows = ["| key | value | without it | what it says | example |", "|---|---|---|---|---|"]
     for key, field in section.model_fields.items():
         written = _written(field.annotation, field.metadata)

@@ -8,7 +8,9 @@ from typing import Any
 
 from backupd.config.quantities import parse_duration
 from backupd.config.reference import json_schema, render_reference
-from backupd.config.schema import Configuration, ModelSection, PolicySection, S3TargetSection
+from backupd.config.schema import Configuration
+from backupd.config.schema_models import ModelSection, PolicySection
+from backupd.config.schema_targets import S3TargetSection
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,123 @@
+"""The keys of `policies` and `models`: what is kept, and of which folders."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from backupd.config.section import Section
+from backupd.config.values import (
+    Count,
+    CronText,
+    Duration,
+    FullPath,
+    Name,
+    Pattern,
+    Policies,
+    Text,
+    TimeZone,
+)
+
+
+class KeepBestSection(Section):
+    """Keep the snapshots whose metric is best."""
+
+    metric: Text = Field(description="The metric to compare by.", examples=["eval_loss"])
+    mode: Literal["min", "max"] = Field(
+        description="Whether the lowest or the highest is best.", examples=["min"]
+    )
+    count: Count = Field(1, description="How many to keep.", examples=["3"])
+
+
+class PolicySection(Section):
+    """Rules that each keep some snapshots; a snapshot is kept when any rule keeps it."""
+
+    keep_last: Count | None = Field(None, description="The newest so many.", examples=["5"])
+    keep_within: Duration | None = Field(
+        None,
+        description="All that are at most so much older than the newest one; a box that was off"
+        " for a month therefore loses none.",
+        examples=["2d"],
+    )
+    keep_hourly: Count | None = Field(
+        None,
+        description="The newest of each of the last so many hours that have any.",
+        examples=["24"],
+    )
+    keep_daily: Count | None = Field(
+        None,
+        description="The newest of each of the last so many days that have any.",
+        examples=["7"],
+    )
+    keep_weekly: Count | None = Field(
+        None,
+        description="The newest of each of the last so many weeks (from Monday) that have any.",
+        examples=["8"],
+    )
+    keep_monthly: Count | None = Field(
+        None,
+        description="The newest of each of the last so many months that have any.",
+        examples=["24"],
+    )
+    keep_yearly: Count | None = Field(
+        None,
+        description="The newest of each of the last so many years that have any.",
+        examples=["5"],
+    )
+    keep_labels: list[Text] | None = Field(
+        None,
+        description="Those that carry one of these labels, whatever its value, or `label=value`.",
+        examples=["[release, stage=prod]"],
+    )
+    keep_best: KeepBestSection | None = Field(
+        None,
+        description="Those whose metric is best.",
+        examples=["{metric: eval_loss, mode: min, count: 3}"],
+    )
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> PolicySection:
+        if not self.model_fields_set or (
+            self.model_fields_set == {"keep_labels"} and not self.keep_labels
+        ):
+            raise ValueError("keeps nothing; give it a rule, such as keep_last: 5")
+        return self
+
+
+class ModelSection(Section):
+    """A watched folder."""
+
+    path: FullPath = Field(
+        description="The folder to watch and to snapshot.", examples=["/srv/runs/llama-ft"]
+    )
+    project: Name | None = Field(
+        None, description="What the model belongs to; for names.", examples=["chat"]
+    )
+    schedule: CronText = Field(
+        "*/15 * * * *",
+        description="When to look for changes, as in a crontab: minute, hour, day of month,"
+        " month, weekday. Nothing is stored where nothing changed.",
+        examples=['"*/15 * * * *"'],
+    )
+    timezone: TimeZone | None = Field(
+        None,
+        description="The time zone of the schedule, and of the days of the retention rules;"
+        " without it the box's own.",
+        examples=["Europe/Berlin"],
+    )
+    exclude: list[Pattern] = Field(
+        [],
+        description="What to leave out, in the patterns of `.gitignore`.",
+        examples=['["tmp-*", "*.lock"]'],
+    )
+    one_filesystem: bool = Field(
+        True,
+        description="Leave out what is mounted within the folder.",
+        examples=["true"],
+    )
+    targets: dict[str, Policies] = Field(
+        description="Where the snapshots go: each target with the policy, or the list of"
+        " policies, that thins them there.",
+        examples=["{disk: working, s3: archive}"],
+    )
