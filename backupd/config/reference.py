@@ -76,8 +76,9 @@ def render_reference() -> str:
 def json_schema() -> dict[str, Any]:
     """The configuration as a JSON schema (draft 2020-12)."""
     made = schema.Configuration.model_json_schema()
+    sections = {section.__name__: section for _, _, section in _HEADINGS}
     for name, definition in made["$defs"].items():
-        for key, field in getattr(schema, name).model_fields.items():
+        for key, field in sections[name].model_fields.items():
             if isinstance(field.default, timedelta):
                 # pydantic would write it as ISO 8601, which the file does not take.
                 definition["properties"][key]["default"] = format_duration(field.default)
