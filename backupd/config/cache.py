@@ -29,6 +29,7 @@ _KINDS: Mapping[str, type] = {
         values.NasTarget,
         values.S3Target,
         values.KeySettings,
+        values.CodeSettings,
         values.ModelSettings,
         values.UpkeepSettings,
         values.LimitsSettings,

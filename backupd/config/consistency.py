@@ -78,6 +78,9 @@ def find_warnings(document: Document, settings: Settings) -> tuple[str, ...]:
         problem = _folder_problem(model.path)
         if problem:
             warn(("models", name, "path"), f"{model.path} {problem}")
+        code_problem = _folder_problem(model.code.path) if model.code else ""
+        if model.code and code_problem:
+            warn(("models", name, "code", "path"), f"{model.code.path} {code_problem}")
     return tuple(found)
 
 

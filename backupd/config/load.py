@@ -18,6 +18,7 @@ from backupd.config.consistency import find_inconsistencies, find_warnings
 from backupd.config.document import MAX_BYTES, Document, read_document
 from backupd.config.problems import Problem, empty_values, schema_problems
 from backupd.config.settings import (
+    CodeSettings,
     KeySettings,
     LimitsSettings,
     LocalTarget,
@@ -241,9 +242,20 @@ class _Maker:
             timezone=section.timezone or "",
             exclude=tuple(section.exclude),
             one_filesystem=section.one_filesystem,
+            include_secrets=section.include_secrets,
+            code=self.code(name, section.code),
             file=self.document.file,
             line=self.document.line(("models", name)),
         )
+
+    def code(self, name: str, section: schema_models.CodeSection | None) -> CodeSettings | None:
+        if section is None:
+            return None
+        where = ("models", name, "code")
+        python = None
+        if section.python is not None:
+            python = self.path(section.python, *where, "python")
+        return CodeSettings(self.path(section.path, *where, "path"), section.git, python)
 
 
 def _rules(name: str, section: schema_models.PolicySection) -> Rules:

@@ -132,6 +132,8 @@ def _section_at(document: Document, path: Path) -> type[BaseModel] | None:
             return schema_daemon.LimitsSection
         case ("models", _):
             return schema_models.ModelSection
+        case ("models", _, "code"):
+            return schema_models.CodeSection
         case ("policies", _):
             return schema_models.PolicySection
         case ("policies", _, "keep_best"):

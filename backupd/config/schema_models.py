@@ -85,6 +85,28 @@ class PolicySection(Section):
         return self
 
 
+class CodeSection(Section):
+    """The source code that makes a model."""
+
+    path: FullPath = Field(
+        description="The folder of the code, such as the work tree of a git repository.",
+        examples=["/home/ml/chat"],
+    )
+    git: Literal["record", "commit", "push"] = Field(
+        "record",
+        description="`record` keeps the commit, the changes to it and untracked files with each"
+        " snapshot and writes nothing to the repository. `commit` also makes a commit of the"
+        " code on the branch `backupd/MODEL`, and `push` pushes that branch.",
+        examples=["record"],
+    )
+    python: FullPath | None = Field(
+        None,
+        description="The Python interpreter that runs the code; it is asked for its packages."
+        " Without it those of a `.venv` or `venv` in the code's folder are read.",
+        examples=["/home/ml/chat/.venv/bin/python"],
+    )
+
+
 class ModelSection(Section):
     """A watched folder."""
 
@@ -115,6 +137,17 @@ class ModelSection(Section):
         True,
         description="Leave out what is mounted within the folder.",
         examples=["true"],
+    )
+    include_secrets: bool = Field(
+        False,
+        description="Keep files that hold secrets, such as `.env`, private keys and tokens in"
+        " configurations; without it they are left out, and that is said.",
+        examples=["false"],
+    )
+    code: CodeSection | None = Field(
+        None,
+        description="The source code of the model, which is recorded with each snapshot.",
+        examples=["{path: /home/ml/chat, git: record}"],
     )
     targets: dict[str, Policies] = Field(
         description="Where the snapshots go: each target with the policy, or the list of"

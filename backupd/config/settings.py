@@ -59,6 +59,18 @@ class KeySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeSettings:
+    """The source code of a model: where it lies, and what becomes of it with each snapshot.
+
+    `git` is record, commit or push; `python` is the interpreter that runs the code, or None.
+    """
+
+    path: Path
+    git: str = "record"
+    python: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """One watched folder. `targets` maps a target's name to its policies' names, in order."""
 
@@ -70,6 +82,8 @@ class ModelSettings:
     timezone: str = ""
     exclude: tuple[str, ...] = ()
     one_filesystem: bool = True
+    include_secrets: bool = False
+    code: CodeSettings | None = None
     file: str = ""
     line: int = 0
 

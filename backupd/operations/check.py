@@ -281,7 +281,7 @@ class _Check:
             self._snapshot_count += 1
             record = snapshot.record
             name = f"{record.model}@v{record.version}"
-            for tree in record.trees:
+            for tree in record.all_trees:
                 if tree not in sound and self._check_tree(reader, tree, name):
                     sound.add(tree)
             self._progress.advance(0, 1)

@@ -33,7 +33,7 @@ def chunks_of(reader: BlobReader, entry: TreeEntry) -> Iterator[ChunkRef]:
 
 
 def entries_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[TreeEntry]:
-    """A snapshot's entries in path order. Raises `DamagedError`."""
+    """The entries of a snapshot's model in path order. Raises `DamagedError`."""
     for tree in record.trees:
         yield from decode_tree(reader.read(tree))
 
@@ -43,7 +43,7 @@ def blobs_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[Needed]:
 
     Raises `DamagedError` where the tree or a chunk list cannot be read.
     """
-    for tree in record.trees:
+    for tree in record.all_trees:
         yield Needed(tree, None)
         for entry in decode_tree(reader.read(tree)):
             for blob_id in (entry.chunk_list, entry.layout):

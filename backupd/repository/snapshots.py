@@ -25,12 +25,28 @@ _NAME = re.compile(r"snapshots/([0-9a-f]{32})/([0-9]{10})(?:\+([0-9]{6})|(-forgo
 
 
 @dataclass(frozen=True, slots=True)
+class Danger:
+    """A file of a snapshot that may run code when it is loaded; see `capture.danger`.
+
+    `level` is `dangerous` (it calls what is known to do harm), `unknown` (it calls what is not
+    known to be harmless) or `unscanned` (it could not be looked through); `what` goes after the
+    path in a sentence.
+    """
+
+    path: str
+    level: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotRecord:
     """One snapshot as it is stored. Times in seconds since the epoch, UTC; sizes in bytes.
 
     `size_bytes` counts the files' content, `added_bytes` what of it was new to the target and
     `stored_bytes` what that took. `incomplete` and `skipped` name paths, for people.
-    `code` holds what is known of the source code; `made_by` names the version of backupd.
+    `code` holds what is known of the source code, and `code_trees` are the tree of what is kept
+    of it. `findings` are files that may do harm when loaded. `secrets` is `left out` or `kept`,
+    empty where they were not looked for. `made_by` names the version of backupd.
     """
 
     host: str
@@ -54,6 +70,14 @@ class SnapshotRecord:
     incomplete: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     made_by: str = ""
+    code_trees: tuple[bytes, ...] = ()
+    findings: tuple[Danger, ...] = ()
+    secrets: str = ""
+
+    @property
+    def all_trees(self) -> tuple[bytes, ...]:
+        """Every tree blob that the snapshot needs: of the model's files, then of the code's."""
+        return self.trees + self.code_trees
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +157,9 @@ def encode_snapshot(record: SnapshotRecord, name: str, sealer: Sealer) -> bytear
         "incomplete": list(record.incomplete),
         "skipped": list(record.skipped),
         "made_by": record.made_by,
+        "code_trees": [tree.hex() for tree in record.code_trees],
+        "findings": [[found.path, found.level, found.what] for found in record.findings],
+        "secrets": record.secrets,
     }
     return _seal_json(value, name, sealer)
 
@@ -142,7 +169,8 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
     value = _open_json(stored, name, sealer)
     try:
         trees = tuple(bytes.fromhex(tree) for tree in value["trees"])
-        if any(len(tree) != ID_SIZE for tree in trees):
+        code_trees = tuple(bytes.fromhex(tree) for tree in value.get("code_trees", ()))
+        if any(len(tree) != ID_SIZE for tree in trees + code_trees):
             raise DamagedError(f"{name} is damaged: a tree's id has the wrong length")
         for key in ("host", "model"):
             str(value[key]).encode()  # JSON can name half a character, which UTF-8 cannot
@@ -168,6 +196,12 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
             incomplete=tuple(str(path) for path in value["incomplete"]),
             skipped=tuple(str(path) for path in value["skipped"]),
             made_by=str(value["made_by"]),
+            code_trees=code_trees,
+            findings=tuple(
+                Danger(str(path), str(level), str(what))
+                for path, level, what in value.get("findings", ())
+            ),
+            secrets=str(value.get("secrets", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise DamagedError(f"{name} is damaged: its fields are not those of a snapshot") from None

@@ -56,7 +56,7 @@ class Usage:
 
         A tree that an earlier snapshot had is not read again. Raises `DamagedError`.
         """
-        for tree in record.trees:
+        for tree in record.all_trees:
             if tree in self._trees:
                 continue
             ids = bytearray(tree)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupd.config.load import load_config
+from backupd.config.schema_models import ModelSection
 from backupd.errors import EXIT_USAGE, ConfigError
 
 BASE = """\
@@ -44,11 +45,11 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         "the keys here are state_dir, host, key, naming, targets, policies, models, upkeep, limits",
     ),
     (
-        "a settle of a later release",
-        ("", "    settle: 30s\n"),
+        "a key that is like none of them",
+        ("", "    zzzz: 30s\n"),
         10,
-        "models.m.settle: unknown key 'settle'",
-        "the keys here are path, project, schedule, timezone, exclude, one_filesystem, targets",
+        "models.m.zzzz: unknown key 'zzzz'",
+        f"the keys here are {', '.join(ModelSection.model_fields)}",
     ),
     (
         "a misspelt key",
