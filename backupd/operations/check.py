@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from backupd.capture.folders import shown
@@ -16,10 +16,10 @@ from backupd.operations.installation import Installation
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import CheckReport, Finding
 from backupd.repository import layout
-from backupd.repository.index import Index, PackTable
+from backupd.repository.index import Index, Location, PackTable
 from backupd.repository.pack import read_table
 from backupd.repository.reachable import chunks_of
-from backupd.repository.reader import BlobFinder, BlobReader, Span
+from backupd.repository.reader import BaseLostError, BlobFinder, BlobReader, Span
 from backupd.repository.records import parse_table
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, amended, parse_name
@@ -69,7 +69,9 @@ class _Check:
         self._index = Index()
         self._present: dict[bytes, int] = {}
         self._bad_packs: dict[bytes, int] = {}
-        self._bad_blobs: dict[bytes, int] = {}
+        self._bad_blobs: dict[tuple[bytes, bytes], int] = {}  # by pack and blob
+        self._missing: dict[bytes, int] = {}
+        self._last_copies: set[int] = set()
         self._hurt: dict[int, tuple[set[str], dict[str, None]]] = {}
         self._snapshot_count = 0
         self._blob_count = 0
@@ -82,7 +84,16 @@ class _Check:
         for number, finding in enumerate(self._findings):
             snapshots, files = self._hurt.get(number, (set(), {}))
             named = tuple(files)[:_NAMED_FILES]
-            findings.append(replace(finding, snapshots=tuple(sorted(snapshots)), files=named))
+            problem = finding.problem
+            if number in self._last_copies:
+                problem += "; what it held can still be read in packs that prune will delete"
+            pack_id = layout.pack_id_of(finding.object_name)
+            if pack_id is not None and self._index.avoids(pack_id) and not snapshots:
+                problem += "; nothing needs it, and prune will delete it"
+                finding = replace(finding, harmless=True)
+            findings.append(
+                replace(finding, problem=problem, snapshots=tuple(sorted(snapshots)), files=named)
+            )
         return CheckReport(
             target=self._repository.name,
             snapshots=self._snapshot_count,
@@ -148,16 +159,18 @@ class _Check:
                 harmless=True,
             )
         self._blob_count = len(self._index)
+        marked = repository.read_tombstones(self._note_tombstone)
+        # As every reader does: the copies that count are those that prune will not delete.
+        self._index.avoid(pack for stone in marked for pack in stone.packs)
 
     def small_objects(self) -> None:
-        """Keys, tombstones and labels can be read."""
+        """Keys and labels can be read."""
         repository = self._repository
         for key_id in repository.key_ids():
             try:
                 repository.describe_key(key_id)
             except DamagedError as error:
                 self._find(f"{layout.KEYS}{key_id}.json", error.message)
-        repository.read_tombstones(self._note_tombstone)
         names = []
         for info in repository.target.list(layout.SNAPSHOTS):
             name = parse_name(info.name)
@@ -251,10 +264,11 @@ class _Check:
                 continue
             try:
                 reader.open(record, sealed[record.offset : record.offset + record.sealed_size])
+            except BaseLostError as error:
+                self._lose_base(error)
             except DamagedError as error:
                 damaged += 1
-                number = self._find(layout.pack_name(pack_id), error.message)
-                self._bad_blobs[record.blob_id] = number
+                self._lose_copy(pack_id, record.blob_id, error.message)
         if not damaged and hasher.digest() != pack_id:
             self._find(
                 layout.pack_name(pack_id),
@@ -263,6 +277,20 @@ class _Check:
         with self._lock:
             self._read_bytes += size
         self._progress.advance(size, 1)
+
+    def _lose_base(self, error: BaseLostError) -> None:
+        # Its packs are perhaps not among those that are read.
+        for copy in self._copies(error.base_id, plain=True):
+            if copy.pack_id not in self._bad_packs:
+                self._lose_copy(copy.pack_id, error.base_id, error.message)
+
+    def _lose_copy(self, pack_id: bytes, blob_id: bytes, why: str) -> None:
+        with self._lock:
+            if (pack_id, blob_id) in self._bad_blobs:
+                return
+            finding = Finding(self._repository.name, layout.pack_name(pack_id), why)
+            self._findings.append(finding)
+            self._bad_blobs[pack_id, blob_id] = len(self._findings) - 1
 
     # -- snapshots ------------------------------------------------------------------------------
 
@@ -311,27 +339,56 @@ class _Check:
                 whole = False
         return whole
 
-    def _check_blob(self, blob_id: bytes, snapshot: str, path: str, *, plain: bool = False) -> bool:
-        number = self._bad_blobs.get(blob_id)
-        location = find_whole(self._index, blob_id, plain=plain, anywhere=True)
-        if location is None:
-            self._blame(blob_id, f"blob {blob_id.hex()} is missing", snapshot, path)
-            return False
+    def _check_blob(self, blob_id: bytes, snapshot: str, path: str) -> bool:
+        number = self._fault(blob_id)
         if number is None:
-            number = self._bad_packs.get(location.pack_id)
-        base_id = location.record.base_id
-        if number is None:
-            # What stands on a base that is hurt is hurt with it; a base has none itself.
-            return not base_id or self._check_blob(base_id, snapshot, path, plain=True)
+            return True
         self._hurts(number, snapshot, path)
         return False
 
+    def _fault(self, blob_id: bytes, *, plain: bool = False) -> int | None:
+        """The finding that hurts the blob, or None where a copy can be read that will stay.
+
+        Of copies that are there prune counts one in a pack that is not marked, as it does not
+        know that it is damaged, and deletes the others.
+        """
+        fault = lasting = None
+        for copy in self._copies(blob_id, plain=plain):
+            number = self._bad_packs.get(copy.pack_id)
+            if number is None:
+                number = self._bad_blobs.get((copy.pack_id, blob_id))
+            if number is None and copy.record.base_id:
+                number = self._fault(copy.record.base_id, plain=True)
+            marked = self._index.avoids(copy.pack_id)
+            if number is None:
+                if marked and lasting is not None:
+                    self._last_copies.add(lasting)
+                    return lasting
+                return None
+            if lasting is None and not marked and copy.pack_id in self._present:
+                lasting = number
+            if fault is None:
+                fault = number
+        if fault is None and (fault := self._missing.get(blob_id)) is None:
+            fault = self._find(layout.PACKS, f"blob {blob_id.hex()} is missing")
+            self._missing[blob_id] = fault
+        return fault
+
+    def _copies(self, blob_id: bytes, *, plain: bool) -> Iterator[Location]:
+        """Every copy, those in packs that are not marked first; with `plain` no deltas."""
+        first = self._index.find(blob_id)
+        if first is not None and not (plain and first.record.base_id):
+            yield first
+        for copy in self._index.copies(blob_id):
+            if copy != first and not (plain and copy.record.base_id):
+                yield copy
+
     def _blame(self, blob_id: bytes, why: str, snapshot: str, path: str) -> None:
-        number = self._bad_blobs.get(blob_id)
+        number = self._missing.get(blob_id)
         if number is None:
             location = self._index.find(blob_id, anywhere=True)
             name = layout.pack_name(location.pack_id) if location else layout.PACKS
-            number = self._bad_blobs[blob_id] = self._find(name, why)
+            number = self._missing[blob_id] = self._find(name, why)
         self._hurts(number, snapshot, path)
 
     def _hurts(self, number: int, snapshot: str, path: str) -> None:

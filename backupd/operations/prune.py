@@ -88,11 +88,13 @@ def _survey(
     """Look at everything. The packs come before the snapshots, so that a pack that is new by
     the end is not taken for one that nobody needs."""
     progress.begin("look at packs")
-    modified = {}
+    modified: dict[bytes, float] = {}
+    sizes: dict[bytes, int] = {}
     for info in repository.target.list(PACKS):
         pack_id = pack_id_of(info.name)
         if pack_id is not None:
             modified[pack_id] = info.modified
+            sizes[pack_id] = info.size_bytes
     tombstones = repository.read_tombstones(notes.append)
     marked = {pack for stone in tombstones for pack in stone.packs}
     index_objects = [info.name for info in repository.target.list(INDEX)]
@@ -103,7 +105,12 @@ def _survey(
     repository.recover_index(index, notes.append)
     # What is marked another prune may be deleting: trees are read from elsewhere if they can be.
     index.avoid(marked)
-    usage = Usage(index, marked, absent=index.packs.keys() - modified.keys())
+    # What was cut short is as good as gone: it counts only where nothing else is left, and is
+    # not copied from. Where it is marked it is deleted all the same.
+    gone = {pack for pack, size in index.packs.items() if sizes.get(pack) != size}
+    for pack in gone - marked:
+        modified.pop(pack, None)
+    usage = Usage(index, marked, absent=gone)
     reader = BlobReader(BlobFinder(repository, index, notes.append))
     listing = repository.list_snapshots()
     if listing.damaged:
@@ -155,6 +162,7 @@ def _carry_out(
         fresh = copy_blobs(
             repository,
             ((survey.index.pack_of(number), record) for number, record in locations),
+            copies=survey.index.copies,
             advance=progress.advance,
             checkpoint=checkpoint,
         )

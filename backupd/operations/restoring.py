@@ -240,27 +240,33 @@ class FileRestorer:
     def _restore_span(self, reader: BlobReader, span: Span) -> None:
         try:
             sealed = reader.read_span(span)
-        except TargetUnreachableError:
-            raise
-        except BackupdError as error:
-            if len(span.records) == 1:
-                self._give_up(self._wave[span.records[0].blob_id], error.message)
-                return
+        except DamagedError:
             # Some of a run may still be readable, as when a pack was cut short.
+            again = list(span.records)
+        else:
+            again = []
             for record in span.records:
-                alone = Span(span.pack_id, record.offset, record.sealed_size, (record,))
-                self._restore_span(reader, alone)
-            return
-        for record in span.records:
-            places = self._wave[record.blob_id]
-            begin = record.offset - span.offset
+                begin = record.offset - span.offset
+                try:
+                    chunk = reader.open(record, sealed[begin : begin + record.sealed_size])
+                except DamagedError:
+                    again.append(record)
+                    continue
+                self._write_everywhere(record.blob_id, chunk)
+        # After the rest, as it takes the reader's buffer; from any copy that there is.
+        for record in again:
             try:
-                chunk = reader.open(record, sealed[begin : begin + record.sealed_size])
-            except DamagedError as error:
-                self._give_up(places, error.message)
+                chunk = reader.read(record.blob_id)
+            except TargetUnreachableError:
+                raise
+            except BackupdError as error:
+                self._give_up(self._wave[record.blob_id], error.message)
                 continue
-            for place in places:
-                self._write(place, chunk)
+            self._write_everywhere(record.blob_id, chunk)
+
+    def _write_everywhere(self, blob_id: bytes, chunk: Buffer) -> None:
+        for place in self._wave[blob_id]:
+            self._write(place, chunk)
 
     def _write(self, place: _Place, chunk: Buffer) -> None:
         file = place.file

@@ -4,15 +4,23 @@ tables."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from blake3 import blake3
 
 from backupd.codec.sealing import seal
-from backupd.errors import BackupdError, DamagedError, ObjectMissingError
-from backupd.repository.index import ASSOCIATED, PackTable, index_bytes
+from backupd.errors import (
+    BackupdError,
+    DamagedError,
+    ObjectMissingError,
+    TargetError,
+    TargetUnreachableError,
+)
+from backupd.repository.index import ASSOCIATED, Location, PackTable, index_bytes
 from backupd.repository.layout import INDEX, pack_name
 from backupd.repository.pack import PackBuilder, read_table
-from backupd.repository.records import BlobRecord, parse_table
+from backupd.repository.reader import kept_buffer
+from backupd.repository.records import MAX_SEALED, BlobRecord, parse_table
 from backupd.repository.repository import Repository
 
 
@@ -54,12 +62,14 @@ def copy_blobs(
     repository: Repository,
     blobs: Iterable[tuple[bytes, BlobRecord]],
     *,
+    copies: Callable[[bytes], Iterable[Location]] = lambda blob_id: (),
     advance: Callable[[int], None] = lambda done_bytes: None,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> list[PackTable]:
     """Copy sealed blobs, each given with its pack's id, to new packs, and index those.
 
-    `checkpoint` is called between packs and may raise. Raises `ObjectMissingError`.
+    `copies` says where else a blob lies, for one that is damaged. `checkpoint` is called between
+    packs and may raise. Raises `ObjectMissingError`.
     """
     builder = PackBuilder(repository.sealer)
     scratch = memoryview(bytearray(0))
@@ -68,18 +78,9 @@ def copy_blobs(
         if builder.full or not builder.has_room(record.sealed_size):
             tables.append(_put_now(repository, builder))
             checkpoint()
-        space = builder.space(record.sealed_size)
-        if len(scratch) < record.sealed_size:
-            scratch = memoryview(bytearray(record.sealed_size))
-        for _ in range(2):
-            repository.target.read_into(pack_name(pack_id), record.offset, space)
-            try:
-                repository.sealer.open_into(space, record.blob_id, scratch)
-                break
-            except DamagedError:
-                # Damaged on its way here, or where it lies: then the copy is no worse, and
-                # check finds it there. The original of a good copy is deleted, so look twice.
-                continue
+        if len(scratch) < MAX_SEALED:
+            scratch = kept_buffer(MAX_SEALED)
+        record = _copy_one(repository, builder, pack_id, record, copies, scratch)
         builder.add_copied(record)
         advance(record.sealed_size)
     if builder.count:
@@ -87,6 +88,45 @@ def copy_blobs(
     if tables:
         put_index(repository, tables)
     return tables
+
+
+def _copy_one(
+    repository: Repository,
+    builder: PackBuilder,
+    pack_id: bytes,
+    record: BlobRecord,
+    copies: Callable[[bytes], Iterable[Location]],
+    scratch: memoryview,
+) -> BlobRecord:
+    """Read a blob into the pack, from another copy where this one is damaged; its record.
+
+    The original of a good copy is deleted, so a damaged one is looked at twice. Where no other
+    copy can be read either, the damaged bytes are copied: so nothing is worse than it was, and
+    check finds them where they lie.
+    """
+    given = Location(pack_id, record)
+    for copy in chain((given, given), _like(record, copies)):
+        if not builder.has_room(copy.record.sealed_size):
+            continue
+        space = builder.space(copy.record.sealed_size)
+        try:
+            repository.target.read_into(pack_name(copy.pack_id), copy.record.offset, space)
+            repository.sealer.open_into(space, record.blob_id, scratch)
+        except TargetUnreachableError:
+            raise
+        except (DamagedError, TargetError):
+            continue
+        return copy.record
+    space = builder.space(record.sealed_size)
+    repository.target.read_into(pack_name(pack_id), record.offset, space)
+    return record
+
+
+def _like(record: BlobRecord, copies: Callable[[bytes], Iterable[Location]]) -> Iterator[Location]:
+    """Other copies that can stand for this one: plain, or on the same base."""
+    for copy in copies(record.blob_id):
+        if copy.record.base_id in (b"", record.base_id):
+            yield copy
 
 
 def _put_now(repository: Repository, builder: PackBuilder) -> PackTable:

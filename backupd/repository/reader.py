@@ -39,6 +39,14 @@ class Span:
     records: tuple[BlobRecord, ...]
 
 
+class BaseLostError(DamagedError):
+    """A delta is as it was stored, and no copy of its base can be read."""
+
+    def __init__(self, base_id: bytes, message: str) -> None:
+        super().__init__(message)
+        self.base_id = base_id
+
+
 class BlobFinder:
     """The index with a second look at the packs. Safe for several threads.
 
@@ -73,6 +81,24 @@ class BlobFinder:
             raise DamagedError(f"blob {blob_id.hex()} is missing from {self.repository.name}")
         return location
 
+    def copies(self, blob_id: bytes, *, plain: bool = False) -> Iterator[Location]:
+        """Every copy of the blob: what `find` gives first, those that no index names last.
+
+        Raises `DamagedError` as `find` does.
+        """
+        given = [self.find(blob_id, plain=plain)]
+        yield given[0]
+        yield from self._others(blob_id, plain, given)
+        self._recover()
+        yield from self._others(blob_id, plain, given)
+
+    def _others(self, blob_id: bytes, plain: bool, given: list[Location]) -> Iterator[Location]:
+        for copy in self.index.copies(blob_id):
+            usable = self._anywhere or not self.index.avoids(copy.pack_id)
+            if usable and not (plain and copy.record.base_id) and copy not in given:
+                given.append(copy)
+                yield copy
+
     def _recover(self) -> None:
         with self._lock:
             if not self._recovered:
@@ -99,11 +125,20 @@ class BlobReader:
         self._opened = memoryview(b"")
 
     def read(self, blob_id: bytes) -> Buffer:
-        """The chunk; good until the next call. Raises `DamagedError`."""
-        location = self.finder.find(blob_id, plain=not self._bases)
-        record = location.record
-        span = Span(location.pack_id, record.offset, record.sealed_size, (record,))
-        return self.open(record, self.read_span(span))
+        """The chunk, from whichever copy can be read; good until the next call.
+
+        Raises `DamagedError` where none can.
+        """
+        failure: DamagedError | None = None
+        for location in self.finder.copies(blob_id, plain=not self._bases):
+            record = location.record
+            span = Span(location.pack_id, record.offset, record.sealed_size, (record,))
+            try:
+                return self.open(record, self.read_span(span))
+            except DamagedError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
 
     def read_span(self, span: Span) -> memoryview:
         """The sealed bytes of a span; good until the next call. Raises `DamagedError`."""
@@ -123,13 +158,18 @@ class BlobReader:
         return sealed
 
     def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
-        """The chunk of a blob's sealed bytes, verified; good until the next call."""
+        """The chunk of a blob's sealed bytes, verified; good until the next call.
+
+        Raises `DamagedError`, as `BaseLostError` where only the base cannot be read.
+        """
         if len(self._opened) < record.sealed_size:
             self._opened = kept_buffer(record.sealed_size)
         try:
             size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
             base = self._read_base if self._bases else None
             plain = self._decoder.decode(self._opened[:size], record.plain_size, base)
+        except BaseLostError:
+            raise
         except DamagedError as error:
             raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
         if self._repository.secrets.blob_id(plain) != record.blob_id:
@@ -141,7 +181,10 @@ class BlobReader:
     def _read_base(self, base_id: bytes) -> Buffer:
         if self._base_reader is None:
             self._base_reader = BlobReader(self.finder, bases=False)
-        return self._base_reader.read(base_id)
+        try:
+            return self._base_reader.read(base_id)
+        except DamagedError as error:
+            raise BaseLostError(base_id, error.message) from None
 
 
 def kept_buffer(least: int) -> memoryview:

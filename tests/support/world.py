@@ -24,6 +24,7 @@ from blake3 import blake3
 from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.config.settings import (
     KeySettings,
+    LimitsSettings,
     LocalTarget,
     ModelSettings,
     NasTarget,
@@ -68,9 +69,14 @@ class OpenInstallation(Installation):
     """An installation whose targets are what `wrap` makes of them."""
 
     def __init__(
-        self, settings: Settings, *, clock: Callable[[], float], wrap: Wrap | None = None
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        wrap: Wrap | None = None,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        super().__init__(settings, environment={}, clock=clock)
+        super().__init__(settings, environment={}, clock=clock, random=random)
         self._wrap = wrap
 
     def target(self, name: str) -> Target:
@@ -91,6 +97,8 @@ class World:
     expected: dict[int, Manifest] = field(default_factory=dict)
     highest: int = 0
     ahead: float = 0.0
+    random: Callable[[int], bytes] = os.urandom
+    limits: LimitsSettings = field(default_factory=LimitsSettings)
 
     @property
     def model_path(self) -> Path:
@@ -106,6 +114,7 @@ class World:
             targets=self.targets,
             policies={},
             models={MODEL: ModelSettings(MODEL, self.model_path, {"disk": ()})},
+            limits=self.limits,
         )
 
     def clock(self) -> float:
@@ -113,7 +122,7 @@ class World:
         return time.time() + self.ahead
 
     def open(self, wrap: Wrap | None = None) -> OpenInstallation:
-        return OpenInstallation(self.settings, clock=self.clock, wrap=wrap)
+        return OpenInstallation(self.settings, clock=self.clock, wrap=wrap, random=self.random)
 
     def snapshot(self, **options: object) -> SnapshotReport:
         """Take one that must succeed, and remember what it must give back."""
@@ -200,13 +209,21 @@ def make_world(
     copies: int = 0,
     size: int = 1 << 20,
     disk: TargetSettings | None = None,
+    keys_seed: int | None = None,
 ) -> World:
-    """A world with an empty repository on `disk` (and `copy1`...) and a model of some MB."""
+    """A world with an empty repository on `disk` (and `copy1`...) and a model of some MB.
+
+    With `keys_seed` keys and nonces are those of the seed, and packs are filled by one thread,
+    so that the same blobs lie in the same packs each time.
+    """
     root.mkdir(parents=True, exist_ok=True)
     targets: dict[str, TargetSettings] = {"disk": disk or LocalTarget("disk", root / "repo")}
     for number in range(1, copies + 1):
         targets[f"copy{number}"] = LocalTarget(f"copy{number}", root / f"copy{number}")
     world = World(root, targets)
+    if keys_seed is not None:
+        world.random = random.Random(keys_seed).randbytes
+        world.limits = LimitsSettings(threads=1)
     with world.open() as installation:
         initialise(installation)
         for name in targets:
