@@ -18,6 +18,8 @@ How a SNAPSHOT is named
   llama-ft@release=1.0   the newest that carries it with this value
   box2:llama-ft@v3       version 3 of the model llama-ft of the host box2
   llama-ft_20261123_v12  the name that `naming` in the configuration gives it
+  chat/2026-11-23/llama-ft/llama-ft_20261123_v12
+                         the path that `layout` gives it
   3f2a91c4               the beginning of its id, where only one id begins so
 
 A model belongs to the host it was taken on. Without HOST: this host's model is

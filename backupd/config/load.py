@@ -127,6 +127,7 @@ class _Maker:
             },
             models={name: self.model(name, model) for name, model in configuration.models.items()},
             naming=configuration.naming,
+            layout=configuration.layout,
             upkeep=UpkeepSettings(
                 forget=configuration.upkeep.forget,
                 prune=configuration.upkeep.prune,

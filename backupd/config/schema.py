@@ -15,8 +15,8 @@ from backupd.config.schema_daemon import LimitsSection, UpkeepSection
 from backupd.config.schema_models import ModelSection, PolicySection
 from backupd.config.schema_targets import TargetSection
 from backupd.config.section import Section
-from backupd.config.values import FullPath, Name, Naming, Text
-from backupd.policy.naming import DEFAULT_NAMING
+from backupd.config.values import FullPath, Layout, Name, Naming, Text
+from backupd.policy.naming import DEFAULT_LAYOUT, DEFAULT_NAMING
 
 
 class KeySection(Section):
@@ -77,8 +77,16 @@ class Configuration(Section):
     naming: Naming = Field(
         DEFAULT_NAMING,
         description="How snapshots are named for people. Words: `{model_name}` or `{model}`,"
-        " `{version}`, `{project_name}`, `{host}`, `{date}`, `{YYYYMMDD}`.",
+        " `{version}`, `{project_name}`, `{host}`, `{date}`, `{YYYYMMDD}`, `{step}`, and"
+        " `{label.K}` for the label K.",
         examples=[f'"{DEFAULT_NAMING}"'],
+    )
+    layout: Layout = Field(
+        DEFAULT_LAYOUT,
+        description="Where `export` puts a snapshot below a folder. One that ends in `/` is a"
+        " folder, in which the snapshot has its name; words are those of `naming`, as often as one"
+        " likes, and `{ext}` for the ending.",
+        examples=[f'"{DEFAULT_LAYOUT}"'],
     )
     targets: dict[str, TargetSection] = Field(
         description="The places that hold repositories, each under a name of your choice.",

@@ -123,6 +123,7 @@ class Settings:
     policies: Mapping[str, Rules]
     models: Mapping[str, ModelSettings]
     naming: str = "{model_name}_{YYYYMMDD}_v{version}"
+    layout: str = "{project_name}/{date}/{model}/"
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     warnings: tuple[str, ...] = ()

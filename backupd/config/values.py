@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from backupd.config.quantities import parse_duration, parse_percent, parse_rate
 from backupd.policy.cron import parse_cron
-from backupd.policy.naming import parse_template
+from backupd.policy.naming import DEFAULT_NAMING, parse_layout, parse_template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; other stores allow upper
@@ -73,6 +73,12 @@ def _check_pattern(text: str) -> str:
 
 def _check_naming(text: str) -> str:
     parse_template(text)
+    return text
+
+
+def _check_layout(text: str) -> str:
+    # A `/` stands in no word, so a layout that is good with one naming is so with any.
+    parse_layout(text, DEFAULT_NAMING)
     return text
 
 
@@ -173,6 +179,7 @@ Policies = Annotated[
 TimeZone = Annotated[str, AfterValidator(_check_timezone), Written("time zone")]
 Pattern = Annotated[str, AfterValidator(_check_pattern), Written("pattern")]
 Naming = Annotated[str, AfterValidator(_check_naming)]
+Layout = Annotated[str, AfterValidator(_check_layout)]
 Bucket = Annotated[str, AfterValidator(_check_bucket)]
 Prefix = Annotated[str, AfterValidator(_check_prefix)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]

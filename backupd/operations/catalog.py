@@ -53,6 +53,10 @@ def info_of(stored: StoredSnapshot, targets: Iterable[str]) -> SnapshotInfo:
         incomplete=record.incomplete,
         skipped=record.skipped,
         targets=tuple(targets),
+        project=record.project,
+        scheme=record.scheme,
+        step=record.step,
+        epoch=record.epoch,
     )
 
 

@@ -11,7 +11,8 @@ class SnapshotInfo:
     """One listed snapshot, without its tree. `time` is seconds since the epoch, UTC.
 
     `id` is the hex BLAKE3 of the stored snapshot object; `targets` names where it is listed.
-    `incomplete` names paths that were left out because they never held still.
+    `incomplete` names paths that were left out because they never held still. `step` and `epoch`
+    say how far the training was, None where nobody told.
     """
 
     id: str
@@ -31,6 +32,10 @@ class SnapshotInfo:
     incomplete: tuple[str, ...]
     skipped: tuple[str, ...]
     targets: tuple[str, ...] = ()
+    project: str = ""
+    scheme: str = "everything"
+    step: int | None = None
+    epoch: float | None = None
 
     @property
     def name(self) -> str:

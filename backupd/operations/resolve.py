@@ -8,7 +8,7 @@ from datetime import datetime
 from backupd.errors import DamagedError, NotFoundError, UsageError
 from backupd.operations.catalog import Catalog, ResolvedSnapshot, read_catalog
 from backupd.operations.installation import Installation
-from backupd.policy.naming import parse_template
+from backupd.operations.names import is_named, rendered_name, templates_for
 from backupd.policy.nearest import nearest_names
 from backupd.policy.retention import KeepBest
 from backupd.policy.spec import Kind, SnapshotSpec, parse_names, parse_spec
@@ -25,7 +25,7 @@ def resolve(installation: Installation, text: str, *, target: str = "") -> Resol
     assert local_zone is not None
     readings = parse_spec(
         text,
-        template=parse_template(installation.settings.naming),
+        templates=templates_for(installation.settings, text),
         timezone=local_zone,
     )
     catalog = read_catalog(installation, targets=[target] if target else None)
@@ -52,6 +52,9 @@ def _choose(
     snapshots = _of_model(installation, catalog, wanted)
     if wanted.kind is Kind.VERSION:
         snapshots = [s for s in snapshots if s.info.version == wanted.version]
+        if wanted.words is not None:
+            settings = installation.settings
+            snapshots = [s for s in snapshots if is_named(settings, s.info, wanted.text)]
     elif wanted.kind is Kind.DATE:
         snapshots = [s for s in snapshots if s.info.time < wanted.before]
     elif wanted.kind is Kind.LABEL:
@@ -152,6 +155,15 @@ def _not_found(
     also = f" (not asked, as it cannot be reached: {away})" if away else ""
     damaged = len(catalog.damaged)
     lost = f"; {damaged} cannot be read, see 'backupd check'" if damaged else ""
+    settings = installation.settings
+    for reading in readings:
+        if reading.words is not None:
+            for item in _of_model(installation, catalog, reading):
+                if item.info.version == reading.version:
+                    return NotFoundError(
+                        f"there is no snapshot {text!r}",
+                        hint=f"{item.info.name} is {rendered_name(settings, item.info)}",
+                    )
     if asked:
         newest = [s.info for s in catalog.snapshots if s.info.model == asked[0]]
         near: Sequence[str] = nearest_names(text, [info.name for info in newest]) or [
@@ -160,7 +172,7 @@ def _not_found(
         return NotFoundError(
             f"there is no snapshot {text!r}{also}", hint=f"there is: {', '.join(near)}{lost}"
         )
-    known = sorted(models | set(installation.settings.models))
+    known = sorted(models | set(settings.models))
     candidates = nearest_names(parse_names(readings)[0] if parse_names(readings) else text, known)
     hint = ", ".join(candidates or known[:5]) or ("none" if catalog.damaged else "none yet")
     return NotFoundError(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum
 
 from backupd.errors import UsageError
-from backupd.policy.naming import Template
+from backupd.policy.naming import NameWords, Template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"v([1-9][0-9]{0,17})")
@@ -41,6 +41,7 @@ class Kind(Enum):
 class SnapshotSpec:
     """One reading of how a snapshot was named; `text` is what was typed.
 
+    `words` are what a rendered name says, None where it was named in another way.
     `host` is empty where none was named: this host's, then the only one of that name.
     For `DATE`, `before` is the moment (seconds since the epoch) that the snapshot must be older
     than. For `LABEL`, `value` is None where only the key was given. For `BEST`, `metric` is
@@ -57,27 +58,34 @@ class SnapshotSpec:
     value: str | None = None
     metric: str = ""
     id_prefix: str = ""
+    words: NameWords | None = None
 
 
 def parse_spec(
-    text: str, *, template: Template | None = None, timezone: tzinfo = UTC
+    text: str, *, templates: Sequence[Template] = (), timezone: tzinfo = UTC
 ) -> tuple[SnapshotSpec, ...]:
     """The readings of `text`, in the order in which they are to be tried; at least one.
 
-    `template` makes rendered names readable, `timezone` says when a date ends. A word behind
+    `templates` make rendered names readable, `timezone` says when a date ends. A word behind
     `@` that is reserved (`v3`, `latest`, `best`) or a date is never read as a label.
     Raises `UsageError` where `text` cannot name a snapshot.
     """
-    if "@" in text:
+    if "@" in text:  # which no rendered name holds
         return (_parse_qualified(text, timezone),)
     readings: list[SnapshotSpec] = []
-    words = template.parse(text) if template is not None else None
-    if words is not None:
-        readings.append(
-            SnapshotSpec(
-                text, Kind.VERSION, model=words.model, host=words.host, version=words.version
+    for template in templates:
+        words = template.parse(text)
+        if words is not None:
+            readings.append(
+                SnapshotSpec(
+                    text,
+                    Kind.VERSION,
+                    model=words.model,
+                    host=words.host,
+                    version=words.version,
+                    words=words,
+                )
             )
-        )
     host, model = _split_host(text)
     if _NAME.fullmatch(model) and (not host or _NAME.fullmatch(host)):
         readings.append(SnapshotSpec(text, Kind.LATEST, model=model, host=host))

@@ -44,6 +44,7 @@ class SnapshotRecord:
 
     `size_bytes` counts the files' content, `added_bytes` what of it was new to the target and
     `stored_bytes` what that took. `incomplete` and `skipped` name paths, for people.
+    `step` and `epoch` say how far the training was, None where nobody told.
     `code` holds what is known of the source code, and `code_trees` are the tree of what is kept
     of it. `findings` are files that may do harm when loaded. `secrets` is `left out` or `kept`,
     empty where they were not looked for. `made_by` names the version of backupd.
@@ -73,6 +74,8 @@ class SnapshotRecord:
     code_trees: tuple[bytes, ...] = ()
     findings: tuple[Danger, ...] = ()
     secrets: str = ""
+    step: int | None = None
+    epoch: float | None = None
 
     @property
     def all_trees(self) -> tuple[bytes, ...]:
@@ -160,6 +163,8 @@ def encode_snapshot(record: SnapshotRecord, name: str, sealer: Sealer) -> bytear
         "code_trees": [tree.hex() for tree in record.code_trees],
         "findings": [[found.path, found.level, found.what] for found in record.findings],
         "secrets": record.secrets,
+        "step": record.step,
+        "epoch": record.epoch,
     }
     return _seal_json(value, name, sealer)
 
@@ -202,6 +207,8 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
                 for path, level, what in value.get("findings", ())
             ),
             secrets=str(value.get("secrets", "")),
+            step=None if value.get("step") is None else int(value["step"]),
+            epoch=None if value.get("epoch") is None else float(value["epoch"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise DamagedError(f"{name} is damaged: its fields are not those of a snapshot") from None

@@ -35,14 +35,14 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         ("", "verbose: true\n"),
         10,
         "verbose: unknown key 'verbose'",
-        "the keys here are state_dir, host, key, naming, targets, policies, models, upkeep, limits",
+        "the keys here are state_dir, host, key, naming, layout, targets, policies, models, upkeep, limits",
     ),
     (
         "a key of a later release",
         ("", "notify: {urls: []}\n"),
         10,
         "notify: unknown key 'notify'",
-        "the keys here are state_dir, host, key, naming, targets, policies, models, upkeep, limits",
+        "the keys here are state_dir, host, key, naming, layout, targets, policies, models, upkeep, limits",
     ),
     (
         "a key that is like none of them",
@@ -620,7 +620,7 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         ("", 'naming: "{model_name}_{epoch}_v{version}"\n'),
         10,
         "naming: '{model_name}_{epoch}_v{version}' holds {epoch}, which is no word of names",
-        "the words are {project_name}, {model_name}, {model}, {host}, {version}, {date}, {YYYYMMDD}",
+        "the words are {project_name}, {model_name}, {model}, {host}, {version}, {date}, {YYYYMMDD}, {step}, {label.K}",
     ),
     (
         "a naming with a slash",
@@ -634,6 +634,20 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         ("", 'naming: "{project_name}_{model}_v{version}"\n'),
         10,
         "naming: '{project_name}_{model}_v{version}' is not one-to-one: '1_1_1_v1' would be project_name '1_1' model '1' version '1' and also project_name '1' model '1_1' version '1'",
+        "put a character between the words that names cannot hold, such as +, = or ~",
+    ),
+    (
+        "a layout that leaves its folder",
+        ("", 'layout: "../{model_name}/v{version}"\n'),
+        10,
+        "layout: '../{model_name}/v{version}' is no path below a folder",
+        'write names joined by single /, as in "{project_name}/{date}/{model}/"',
+    ),
+    (
+        "a layout that is not one-to-one",
+        ("", 'layout: "{model}/v{version}{step}"\n'),
+        10,
+        "layout: '{model}/v{version}{step}' is not one-to-one: '1/v111' would be model '1' version '11' step '1' and also model '1' version '1' step '11'",
         "put a character between the words that names cannot hold, such as +, = or ~",
     ),
     (

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from backupd.policy.naming import DEFAULT_NAMING, NameWords, parse_template
+from backupd.policy.naming import (
+    DEFAULT_LAYOUT,
+    DEFAULT_NAMING,
+    NameWords,
+    TemplateKind,
+    parse_layout,
+    parse_template,
+)
 
 
 def test_the_default_gives_the_name_that_the_documents_show() -> None:
@@ -85,9 +94,63 @@ def test_a_template_that_is_not_one_to_one_is_refused_with_the_clash(
     "text",
     ["", "{", "}", "{}", "{{model}}_{version}", "{model}_{version", "{Model}_v{version}",
      "{model}@v{version}", "{model}:{version}", "{model}_v{version}\n", "{model}/{version}",
-     "{step}_{model}_v{version}", "{model.x}_v{version}", "{model!r}_v{version}",
+     "{steps}_{model}_v{version}", "{label.}_{model}_v{version}", "{label.a b}+{model}+{version}",
+     "{model}_v{version}{ext}", "{model.x}_v{version}", "{model!r}_v{version}",
      "{model}_v{version}" + "x" * 200],
 )  # fmt: skip
 def test_what_is_no_template_is_refused_with_the_mend(text: str) -> None:
     with pytest.raises(ValueError, match="; "):
         parse_template(text)
+
+
+def test_the_default_layout_gives_the_path_that_the_documents_show() -> None:
+    words = NameWords("llama-ft", 12, project="chat", date="2026-11-23")
+    layout = parse_layout(DEFAULT_LAYOUT, DEFAULT_NAMING)
+    path = "chat/2026-11-23/llama-ft/llama-ft_20261123_v12"
+    assert layout.render(words) == path
+    assert layout.parse(path) == words
+    whole = "{project_name}/{date}/{model}/{model_name}_{YYYYMMDD}_v{version}{ext}"
+    words = replace(words, ext=".tar.zst")
+    assert parse_layout(whole, DEFAULT_NAMING).render(words) == path + ".tar.zst"
+    assert parse_layout(whole, DEFAULT_NAMING).parse(path + ".tar.zst") == words
+    assert layout.parse(path.replace("2026-11-23", "2026-11-24")) is None, "the dates differ"
+    assert layout.parse(path.replace("/llama-ft/", "/other/")) is None, "the models differ"
+
+
+def test_what_a_snapshot_lacks_is_none_and_no_label_is_mistaken_for_that() -> None:
+    template = parse_template("{model}+v{version}+{step}+{label.stage}")
+    nothing = NameWords("m", 1)
+    assert template.render(nothing) == "m+v1+none+none"
+    assert template.parse("m+v1+none+none") == nothing
+    named = NameWords("m", 1, step=0, labels={"stage": "none"})
+    assert template.render(named) == "m+v1+0+%6Eone"
+    assert template.parse("m+v1+0+%6Eone") == named
+    odd = NameWords("m", 1, labels={"stage": "../ä @x"})
+    assert template.render(odd) == "m+v1+none+%2E.%2F%C3%A4%20%40x"
+    assert template.parse(template.render(odd)) == odd
+    for name in ("m+v1+none+%2e.", "m+v1+none+%FF", "m+v1+00+a", "m+v1+n+a", "m+v1+none+%4"):
+        assert template.parse(name) is None, name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{model}_v{version}/../x", "is no path below a folder"),
+        ("/{model}/v{version}", "is no path below a folder"),
+        ("{model}//v{version}", "is no path below a folder"),
+        ("{date}/{model}", "gives v1 and v2 of one day the same name"),
+        ("{version}/{model}{ext}", "is not one-to-one: '1/1.' would be"),
+        ("{model}/v{version}{step}", "is not one-to-one: '1/v111' would be"),
+    ],
+)
+def test_a_layout_that_is_no_path_or_not_one_to_one_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="; ") as caught:
+        parse_layout(text, DEFAULT_NAMING)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_pattern_reads_what_others_named() -> None:
+    pattern = parse_template("run {date} ({step})", TemplateKind.PATTERN)
+    assert pattern.parse("run 2026-11-23 (500)") == NameWords(date="2026-11-23", step=500)
+    with pytest.raises(ValueError, match="holds no word"):
+        parse_template("run", TemplateKind.PATTERN)

@@ -16,7 +16,7 @@ TEMPLATE = parse_template(DEFAULT_NAMING)
 
 
 def one(text: str) -> SnapshotSpec:
-    (spec,) = parse_spec(text, template=TEMPLATE)
+    (spec,) = parse_spec(text, templates=[TEMPLATE])
     return spec
 
 
@@ -71,7 +71,7 @@ def test_a_date_ends_in_the_time_zone() -> None:
 
 
 def test_a_rendered_name_is_read_before_a_model_of_that_name() -> None:
-    readings = parse_spec("llama-ft_20261123_v12", template=TEMPLATE)
+    readings = parse_spec("llama-ft_20261123_v12", templates=[TEMPLATE])
     assert [(r.kind, r.model, r.version) for r in readings] == [
         (Kind.VERSION, "llama-ft", 12),
         (Kind.LATEST, "llama-ft_20261123_v12", 0),

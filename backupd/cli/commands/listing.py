@@ -203,11 +203,13 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
     """
     from backupd.cli.commands.describing import MOST_FILES, say_storage
     from backupd.operations.describe import describe
+    from backupd.operations.names import rendered_name
     from backupd.operations.resolve import resolve
 
     with opened(app, repository, quickly=True) as installation:
         resolved = resolve(installation, snapshot, target=target)
         info = resolved.info
+        name = rendered_name(installation.settings, info)
         most = None if app.verbose else MOST_FILES
         try:
             described = describe(resolved, most_files=most, tensors=app.verbose)
@@ -217,21 +219,22 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
     output.document(
         app,
         {
-            "snapshot": documents.snapshot(info),
+            "snapshot": {**documents.snapshot(info), "rendered_name": name},
             "storage": documents.snapshot_storage(described) if described else None,
         },
     )
     if not app.json:
-        output.facts(app, _facts(info))
+        output.facts(app, _facts(info, name))
         if described:
             say_storage(app, described)
         _say_paths(app, "left out, as they never held still", info.incomplete)
         _say_paths(app, "skipped, as they are no files", info.skipped)
 
 
-def _facts(info: SnapshotInfo) -> list[tuple[str, str]]:
+def _facts(info: SnapshotInfo, name: str) -> list[tuple[str, str]]:
     return [
         ("snapshot", info.name),
+        ("named", name),
         ("id", info.id),
         ("host", info.host),
         ("time", f"{local_time(info.time, precise=True)} ({utc_time(info.time)})"),
@@ -239,6 +242,7 @@ def _facts(info: SnapshotInfo) -> list[tuple[str, str]]:
         ("parent", f"{info.model}@v{info.parent}" if info.parent else "none, it is the first"),
         ("labels", pairs(info.labels)),
         ("metrics", pairs(info.metrics)),
+        *_progress(info),
         ("files", f"{info.file_count:,}"),
         ("size", f"{size(info.size_bytes)} ({info.size_bytes:,} bytes)"),
         ("added", f"{size(info.added_bytes)}, new against the parent"),
@@ -246,6 +250,12 @@ def _facts(info: SnapshotInfo) -> list[tuple[str, str]]:
         ("took", span(info.duration_seconds)),
         ("targets", ", ".join(info.targets)),
     ]
+
+
+def _progress(info: SnapshotInfo) -> list[tuple[str, str]]:
+    """How far the training was, where that is known."""
+    known = (("step", info.step), ("epoch", info.epoch))
+    return [(title, f"{number:,}") for title, number in known if number is not None]
 
 
 def _stored(info: SnapshotInfo) -> str:
