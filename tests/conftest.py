@@ -1,3 +1,5 @@
 """Fixtures that tests of every folder may use; each is made in its own file under `rigs`."""
 
+from tests.rigs.rclone import rclone_server as rclone_server
 from tests.rigs.rgw import s3_server as s3_server
+from tests.rigs.swift import swift_server as swift_server

@@ -17,8 +17,10 @@ _FOLDER = "claims"
 _ROUNDS = 40
 _LOOKS = 20
 _LONGEST_SECONDS = 1.0
-# Far longer than a put may take with its timeouts and tries, so its writer is gone.
-_STALE_SECONDS = 3600.0
+# A writer that has not stored its object so long after its claim begins anew with another claim.
+_OWN_SECONDS = 120.0
+# That, and longer than one put may take until its last timeout: the claim's writer is gone.
+_STALE_SECONDS = 600.0
 
 
 def put_with_claim(
@@ -26,19 +28,24 @@ def put_with_claim(
     name: str,
     parts: Sequence[Buffer],
     *,
+    store: Callable[[], bool],
     token: Callable[[], str],
     jitter: Callable[[], float],
     sleep: Callable[[float], object],
+    clock: Callable[[], float],
 ) -> bool:
-    """As `Target.put_if_absent`, by `put`, `list`, `stat` and `delete` alone.
+    """As `Target.put_if_absent`, by `put`, `list`, `stat`, `get` and `delete` alone.
 
     A writer puts an object of its own, its claim, and lists the claims for the name. Only when it
     sees none but its own does it look whether the name is free, and put. Of two writers the one
     whose claim came later sees both, so never are two past that point at once, and who comes
     after finds the object. Of those that see each other all but the first by name withdraw.
-    A claim that outlived its writer is removed after an hour by the store's own clock; until
-    then `TargetError` is raised, as trying again at once does not help. `token` gives a fresh
-    lower-case word each time.
+    The object is then read back: who finds another's there did not create it.
+    A claim that outlived its writer is removed after ten minutes by the store's own clock; until
+    then `TargetError` is raised, as trying again at once does not help.
+
+    `store` puts `parts` under `name`, and may say that it was not free; `token` gives a fresh
+    lower-case word each time, `clock` seconds.
     """
     # A digest, as a name may already be as long and deep as names may be.
     folder = f"{_FOLDER}/{blake2b(name.encode(), digest_size=16).hexdigest()}/"
@@ -46,19 +53,20 @@ def put_with_claim(
         if target.stat(name) is not None:
             return False
         claim = folder + token()
+        begun = clock()
         target.put(claim, [claim.encode()])
         try:
             if _alone(target, folder, claim, jitter, sleep):
                 if target.stat(name) is not None:
                     return False
-                target.put(name, parts)
-                return True
+                if clock() - begun < _OWN_SECONDS:
+                    return store() and _is_stored(target, name, parts)
         finally:
             target.delete(claim)
         sleep(jitter() * min(_LONGEST_SECONDS, 0.02 * 2.0 ** min(round_, 10)))
     raise TargetError(
         f"target {target.name!r}: {name} is claimed by a writer that does not finish",
-        hint="where that writer is gone its claim is given up an hour after it began",
+        hint="where that writer is gone its claim is given up ten minutes after it began",
     )
 
 
@@ -85,3 +93,11 @@ def _alone(
             return False
         sleep(0.01 + 0.04 * jitter())
     return False
+
+
+def _is_stored(target: Target, name: str, parts: Sequence[Buffer]) -> bool:
+    data = b"".join(parts)
+    found = target.stat(name)
+    if found is None or found.size_bytes != len(data):
+        return False
+    return target.get(name, len(data)) == data

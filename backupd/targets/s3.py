@@ -23,8 +23,10 @@ from backupd.targets.base import (
     is_name,
     total_size,
 )
+from backupd.targets.capabilities import Creation
 from backupd.targets.claims import put_with_claim
 from backupd.targets.parts import PartsReader
+from backupd.targets.s3_conditions import FOLDER, Conditions
 from backupd.targets.s3_errors import absent_bucket, error_code, is_from_store, translate
 from backupd.targets.s3_upload import abort_stale_uploads, upload_in_parts
 
@@ -43,8 +45,6 @@ _MAX_SINGLE_BYTES = 5 << 30
 _STREAMS = 4
 _CONNECTIONS = 32
 _STEP_BYTES = 256 << 10
-# No listing shows it, as no object's name begins with a dot.
-_PROBE = ".probe/put-if-absent"
 
 
 class BucketTarget:
@@ -75,8 +75,9 @@ class BucketTarget:
         self._lock = threading.Lock()
         self._made: S3Client | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._probing = threading.Lock()
-        self._conditional: bool | None = None
+        self._conditions = Conditions(
+            lambda action: self._run(FOLDER, action, writing=True), self._bucket, self._prefix
+        )
         self._bucket_seen = False
 
     @property
@@ -101,8 +102,8 @@ class BucketTarget:
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`.
 
-        By `If-None-Match: *` where the server honours it, which is seen once before the first
-        use; else by claims (`backupd.targets.claims`).
+        By `If-None-Match: *` where the server was seen to let one of racing writers win
+        (`s3_conditions`); else by claims (`claims`).
         """
         check_name(name)
         size = total_size(parts)
@@ -111,16 +112,22 @@ class BucketTarget:
                 f"target {self.name!r}: {name} has {size} bytes; "
                 f"at most {_MAX_SINGLE_BYTES} can be stored under a condition"
             )
-        if not self._honours_conditions():
-            return put_with_claim(
-                self,
-                name,
-                parts,
-                token=lambda: os.urandom(12).hex(),
-                jitter=random.random,
-                sleep=time.sleep,
-            )
-        return self._put_whole(name, parts, size, only_if_absent=True)
+        creation = self._conditions.seen()
+        if creation is Creation.ATOMIC:
+            return self._put_whole(name, parts, size, only_if_absent=True)
+        return put_with_claim(
+            self,
+            name,
+            parts,
+            # Where a later writer at least is refused, that is one guard more.
+            store=lambda: self._put_whole(
+                name, parts, size, only_if_absent=creation is Creation.RACY
+            ),
+            token=lambda: os.urandom(12).hex(),
+            jitter=random.random,
+            sleep=time.sleep,
+            clock=time.monotonic,
+        )
 
     def get(self, name: str, max_bytes: int) -> bytes:
         """See `Target.get`."""
@@ -230,6 +237,20 @@ class BucketTarget:
         """Raise the `TargetError` that says why the bucket cannot be used, if it cannot."""
         self._run("", lambda client: client.head_bucket(Bucket=self._bucket), writing=False)
 
+    def ask(
+        self, action: Callable[[S3Client, str, str], _Result], *, writing: bool = False
+    ) -> _Result:
+        """Do `action(client, bucket, prefix)`, for what `Target` has no word for.
+
+        Raises `TargetError` in words where the store or boto3 fails.
+        """
+        return self._run("", lambda client: action(client, self._bucket, self._prefix),
+                         writing=writing)  # fmt: skip
+
+    def creation(self, *, anew: bool = False) -> Creation:
+        """What the server makes of conditions: as recorded, or raced for `anew`."""
+        return self._conditions.look_again() if anew else self._conditions.seen()
+
     def _key(self, name: str) -> str:
         return self._prefix + name
 
@@ -278,11 +299,9 @@ class BucketTarget:
             try:
                 client.put_object(Bucket=self._bucket, Key=self._key(name), Body=body, **options)
             except Exception as error:
-                status = error_code(error)[1]
-                if only_if_absent and status == 412:
+                if only_if_absent and error_code(error)[1] == 412:
                     return False
-                if not (only_if_absent and name == _PROBE and status == 501):
-                    raise
+                raise
             return True
 
         return self._run(name, send, writing=True)
@@ -315,21 +334,6 @@ class BucketTarget:
             if name.startswith(folder):
                 return {"StorageClass": storage_class}
         return {}
-
-    def _honours_conditions(self) -> bool:
-        """Whether the server refuses a second `If-None-Match: *` put; asked once, with one
-        request where the probe's object is there from before."""
-        with self._probing:
-            if self._conditional is None:
-                self._conditional = self._is_refused_twice()
-            return self._conditional
-
-    def _is_refused_twice(self) -> bool:
-        content = [b"Here backupd saw whether this store honours If-None-Match.\n"]
-        size = total_size(content)
-        return any(
-            not self._put_whole(_PROBE, content, size, only_if_absent=True) for _ in range(2)
-        )
 
     def _skip(self, name: str, body: StreamingBody, count: int) -> None:
         """Read `count` bytes for nothing."""

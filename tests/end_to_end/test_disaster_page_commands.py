@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.command_line import CommandLine
-from tests.rigs.rgw import S3Server
+from tests.rigs.servers import S3Server
 from tests.support.pages import ROOT, Block, blocks, shape
 
 PAGE = "docs/disaster.md"

@@ -186,7 +186,7 @@ def test_requests_and_bytes_are_counted_by_kind() -> None:
     assert (counts.bytes_written, counts.bytes_read) == (7, 7)
 
 
-def test_a_dead_writers_claim_is_given_up_after_an_hour() -> None:
+def test_a_dead_writers_claim_is_given_up_after_ten_minutes() -> None:
     now = 1e9
     memory = MemoryTarget(clock=lambda: now)
     tokens = iter(f"{number:03}" for number in range(900))
@@ -196,9 +196,11 @@ def test_a_dead_writers_claim_is_given_up_after_an_hour() -> None:
             memory,
             "snapshots/m/1",
             [b"mine"],
+            store=lambda: memory.put("snapshots/m/1", [b"mine"]) is None,
             token=lambda: next(tokens),
             jitter=lambda: 1.0,
             sleep=lambda _: None,
+            clock=float,
         )
 
     class KilledError(BaseException):
@@ -215,11 +217,62 @@ def test_a_dead_writers_claim_is_given_up_after_an_hour() -> None:
     dying._objects = memory._objects
     with pytest.raises(KilledError):
         put_with_claim(
-            dying, "snapshots/m/1", [b"x"], token=lambda: "aaa", jitter=float, sleep=float
+            dying,
+            "snapshots/m/1",
+            [b"x"],
+            store=lambda: True,
+            token=lambda: "aaa",
+            jitter=float,
+            sleep=float,
+            clock=float,
         )
     assert len(list(memory.list("claims/"))) == 1
     with pytest.raises(TargetError, match="claimed by a writer"):
         create()
-    now += 3700
+    now += 601
     assert create()
     assert [info.name for info in memory.list("")] == ["snapshots/m/1"]
+
+
+def test_a_writer_that_was_held_up_begins_anew_with_another_claim() -> None:
+    memory = MemoryTarget()
+    tokens = iter(("aaa", "bbb"))
+    times = iter((0.0, 500.0, 1000.0, 1001.0))
+    puts: list[str] = []
+
+    def store() -> bool:
+        puts.extend(info.name.rpartition("/")[2] for info in memory.list("claims/"))
+        memory.put("snapshots/m/1", [b"mine"])
+        return True
+
+    assert put_with_claim(
+        memory,
+        "snapshots/m/1",
+        [b"mine"],
+        store=store,
+        token=lambda: next(tokens),
+        jitter=float,
+        sleep=lambda _: None,
+        clock=lambda: next(times),
+    )
+    assert puts == ["bbb"]
+
+
+def test_who_finds_anothers_bytes_under_the_name_did_not_create_it() -> None:
+    memory = MemoryTarget()
+
+    def store() -> bool:
+        memory.put("snapshots/m/1", [b"mine"])
+        memory.put("snapshots/m/1", [b"late"])  # by one whose request was long on its way
+        return True
+
+    assert not put_with_claim(
+        memory,
+        "snapshots/m/1",
+        [b"mine"],
+        store=store,
+        token=lambda: "aaa",
+        jitter=float,
+        sleep=lambda _: None,
+        clock=float,
+    )

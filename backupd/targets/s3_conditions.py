@@ -1,0 +1,146 @@
+"""Whether a bucket's server creates an object for one of several racing writers: seen, not assumed.
+
+The answer is kept beside the repository, as all hosts that write there must go the same way: one
+that relies on conditions beside one that goes by claims would be safe from neither.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from backupd.targets.capabilities import Creation
+from backupd.targets.s3_errors import error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+# No listing shows it, as no object's name begins with a dot.
+FOLDER = ".probe/"
+_RECORD = f"{FOLDER}put-if-absent."
+_WRITERS = 12
+_RACES = 3
+# A server that is busy with one of two may refuse both (Amazon's 409).
+_TRIES = 5
+_REFUSALS = frozenset({400, 405, 501})
+
+Run = Callable[[Callable[["S3Client"], Any]], Any]
+
+
+class Conditions:
+    """What the server of one bucket makes of conditions, found at the first use.
+
+    `run` does something with the client and turns what boto3 raises into words; `prefix` is that
+    of the target's keys.
+    """
+
+    def __init__(self, run: Run, bucket: str, prefix: str) -> None:
+        self._run = run
+        self._bucket = bucket
+        self._prefix = prefix
+        self._lock = threading.Lock()
+        self._seen: Creation | None = None
+
+    def seen(self) -> Creation:
+        """What is recorded beside the repository, by one request; raced for where nothing is.
+
+        Raises what `run` raises.
+        """
+        with self._lock:
+            if self._seen is None:
+                self._seen = self._recorded() or self._look()
+            return self._seen
+
+    def look_again(self) -> Creation:
+        """Race anew. What was worse before stays: one race that went well proves nothing."""
+        with self._lock:
+            self._seen = self._look()
+            return self._seen
+
+    def _look(self) -> Creation:
+        found = worst(self._race(), self._recorded())
+        text = f"Here backupd saw that a put under If-None-Match is {found}.\n".encode()
+        self._run(
+            lambda client: client.put_object(
+                Bucket=self._bucket, Key=f"{self._prefix}{_RECORD}{found}", Body=text
+            )
+        )
+        # Another host may have seen worse meanwhile.
+        return worst(found, self._recorded())
+
+    def _recorded(self) -> Creation | None:
+        page = self._run(
+            lambda client: client.list_objects_v2(
+                Bucket=self._bucket, Prefix=f"{self._prefix}{_RECORD}", MaxKeys=len(Creation)
+            )
+        )
+        kept = [entry["Key"].rpartition(".")[2] for entry in page.get("Contents", [])]
+        found: Creation | None = None
+        for creation in Creation:
+            if creation in kept:
+                found = worst(creation, found)
+        return found
+
+    def _race(self) -> Creation:
+        """Let writers race for keys that are free: one alone first, then again, then all."""
+        key = f"{self._prefix}{FOLDER}race-{os.urandom(8).hex()}"
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="s3-race") as pool:
+            try:
+                if self._create(f"{key}-0") is None:
+                    return Creation.REFUSED
+                if self._create(f"{key}-0"):
+                    return Creation.IGNORED
+                for number in range(1, _RACES + 1):
+                    barrier = threading.Barrier(_WRITERS)
+                    again = [f"{key}-{number}"] * _WRITERS
+                    won = list(pool.map(lambda one, b=barrier: self._start(one, b), again))
+                    if sum(won) > 1:
+                        return Creation.RACY
+            finally:
+                for number in range(_RACES + 1):
+                    self._remove(f"{key}-{number}")
+        return Creation.ATOMIC
+
+    def _start(self, key: str, barrier: threading.Barrier) -> bool:
+        barrier.wait()
+        return bool(self._create(key))
+
+    def _create(self, key: str) -> bool | None:
+        """Whether the object was created; None where the server knows no conditions."""
+
+        def send(client: S3Client) -> bool | None:
+            for _ in range(_TRIES):
+                try:
+                    client.put_object(Bucket=self._bucket, Key=key, Body=b"?", IfNoneMatch="*")
+                except Exception as error:
+                    status = error_code(error)[1]
+                    if status == 409:
+                        continue
+                    if status == 412:
+                        return False
+                    if status in _REFUSALS:
+                        return None
+                    raise
+                return True
+            return False
+
+        found: bool | None = self._run(send)
+        return found
+
+    def _remove(self, key: str) -> None:
+        def delete(client: S3Client) -> None:
+            try:
+                client.delete_object(Bucket=self._bucket, Key=key)
+            except Exception:
+                return  # credentials that may not delete leave a byte behind, and that is all
+
+        self._run(delete)
+
+
+def worst(first: Creation, second: Creation | None) -> Creation:
+    """Of two findings the one that allows less."""
+    order = list(Creation)
+    return first if second is None else max(first, second, key=order.index)
