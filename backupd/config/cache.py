@@ -2,7 +2,8 @@
 
 Reading YAML and checking it against the schema costs 150 ms, mostly of imports, and `backupd
 list` has 250 ms in all. The copy counts only for the very bytes of the file, the same version of
-backupd and the same user, host and environment, so it is never stale; it holds no secret.
+backupd and the same user, host and environment, so it is never stale; only its owner
+may read it, and it holds no secret that the file does not.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _KINDS: Mapping[str, type] = {
         values.ModelSettings,
         values.UpkeepSettings,
         values.LimitsSettings,
+        values.NotifySettings,
         Settings,
         Rules,
         KeepBest,

@@ -44,6 +44,7 @@ def find_warnings(document: Document, settings: Settings) -> tuple[str, ...]:
     secrets: list[tuple[Path, FilePath | None]] = [
         (("key", "file"), settings.key.file),
         (("key", "passphrase_file"), settings.key.passphrase_file),
+        (("notify", "urls_file"), settings.notify.urls_file),
     ]
     folders: dict[str, FilePath] = {}
     for name, target in settings.targets.items():

@@ -24,6 +24,7 @@ from backupd.config.settings import (
     LocalTarget,
     ModelSettings,
     NasTarget,
+    NotifySettings,
     S3Target,
     Settings,
     TargetSettings,
@@ -36,6 +37,7 @@ from backupd.policy.retention import KeepBest, Rules
 # The names under which the generated drop-in hands the secrets over (`LoadCredential=`).
 KEY_CREDENTIAL = "key"
 PASSPHRASE_CREDENTIAL = "passphrase"  # noqa: S105 - the name of a file, and no passphrase
+NOTIFY_CREDENTIAL = "notify"
 
 
 def s3_credential(target: str) -> str:
@@ -139,7 +141,21 @@ class _Maker:
                 upload_bytes_per_second=configuration.limits.upload or 0,
                 nice=configuration.limits.nice,
                 io=configuration.limits.io,
+                pause_above_io_percent=configuration.limits.pause_above.io_pressure or 0.0,
+                pause_above_cpu_percent=configuration.limits.pause_above.cpu_pressure or 0.0,
             ),
+            notify=NotifySettings(
+                urls=tuple(configuration.notify.urls),
+                urls_file=self.optional_path(
+                    configuration.notify.urls_file,
+                    "notify",
+                    "urls_file",
+                    credential=NOTIFY_CREDENTIAL,
+                ),
+                on=tuple(configuration.notify.on),
+                healthcheck=configuration.notify.healthcheck,
+            ),
+            status_listen=configuration.status.listen,
         )
 
     def problem(self, where: tuple[str | int, ...], message: str, hint: str) -> None:

@@ -130,6 +130,12 @@ def _section_at(document: Document, path: Path) -> type[BaseModel] | None:
             return schema_daemon.UpkeepSection
         case ("limits",):
             return schema_daemon.LimitsSection
+        case ("limits", "pause_above"):
+            return schema_daemon.PauseSection
+        case ("notify",):
+            return schema_daemon.NotifySection
+        case ("status",):
+            return schema_daemon.StatusSection
         case ("models", _):
             return schema_models.ModelSection
         case ("models", _, "code"):

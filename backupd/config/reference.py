@@ -57,6 +57,9 @@ _HEADINGS: tuple[tuple[str, str, type[Section]], ...] = (
     ("`code` of a model", "code", schema_models.CodeSection),
     ("`upkeep`", "upkeep", schema_daemon.UpkeepSection),
     ("`limits`", "limits", schema_daemon.LimitsSection),
+    ("`pause_above` of `limits`", "pause_above", schema_daemon.PauseSection),
+    ("`notify`", "notify", schema_daemon.NotifySection),
+    ("`status`", "status", schema_daemon.StatusSection),
 )
 _SCALARS: dict[Any, str] = {
     str: "text",

@@ -11,7 +11,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from backupd.config.schema_daemon import LimitsSection, UpkeepSection
+from backupd.config.schema_daemon import (
+    LimitsSection,
+    NotifySection,
+    StatusSection,
+    UpkeepSection,
+)
 from backupd.config.schema_models import ModelSection, PolicySection
 from backupd.config.schema_targets import TargetSection
 from backupd.config.section import Section
@@ -109,4 +114,14 @@ class Configuration(Section):
         default_factory=lambda: LimitsSection.model_validate({}),
         description="What backupd may take of the box.",
         examples=["{threads: 2}"],
+    )
+    notify: NotifySection = Field(
+        default_factory=lambda: NotifySection.model_validate({}),
+        description="Who is told when something goes wrong.",
+        examples=["{urls_file: /etc/backupd/notify}"],
+    )
+    status: StatusSection = Field(
+        default_factory=lambda: StatusSection.model_validate({}),
+        description="The status page.",
+        examples=["{listen: 127.0.0.1:9731}"],
     )

@@ -1,4 +1,4 @@
-"""The keys of `upkeep` and `limits`: what else the daemon does, and what it may take."""
+"""The keys of `upkeep`, `limits`, `notify` and `status`: the daemon beside its snapshots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from backupd.config.section import Section
-from backupd.config.values import Percent, Rate, UpkeepCron
+from backupd.config.values import Endpoint, FullPath, Listen, Percent, Rate, Text, UpkeepCron
 
 
 class UpkeepSection(Section):
@@ -31,6 +31,22 @@ class UpkeepSection(Section):
     )
 
 
+class PauseSection(Section):
+    """When backupd stands back: above so much pressure on the box, as the kernel measures it."""
+
+    io_pressure: Percent | None = Field(
+        None,
+        description="How much of the last ten seconds something on the box may stand waiting for a"
+        " disk; above it the daemon's jobs pause, for 5 minutes at a stretch at most.",
+        examples=["30%"],
+    )
+    cpu_pressure: Percent | None = Field(
+        None,
+        description="The same for waiting for a CPU.",
+        examples=["80%"],
+    )
+
+
 class LimitsSection(Section):
     """What backupd may take of the box."""
 
@@ -51,4 +67,47 @@ class LimitsSection(Section):
         description="The daemon's disk priority: `idle` gives way to all, `best-effort` is the"
         " lowest of the ordinary ones, `none` changes nothing.",
         examples=["idle"],
+    )
+    pause_above: PauseSection = Field(
+        default_factory=lambda: PauseSection.model_validate({}),
+        description="When the daemon's jobs stand back.",
+        examples=["{io_pressure: 30%, cpu_pressure: 80%}"],
+    )
+
+
+class NotifySection(Section):
+    """Who is told when something goes wrong, and when it is well again."""
+
+    urls: list[Text] = Field(
+        [],
+        description="Addresses in the form of apprise: mail, chats, web hooks.",
+        examples=['["mailto://user:password@example.org"]'],
+    )
+    urls_file: FullPath | None = Field(
+        None,
+        description="A file with more of them, one a line, for those that hold passwords.",
+        examples=["/etc/backupd/notify"],
+    )
+    on: list[Literal["failure", "recovery", "stale"]] = Field(
+        ["failure", "recovery", "stale"],
+        description="What is told: a model or an upkeep job failed, is well again, or a model's"
+        " newest snapshot is older than its schedule allows. What lasts is told again each day.",
+        examples=["[failure, stale]"],
+    )
+    healthcheck: Endpoint = Field(
+        "",
+        description="An address that is asked for every 5 minutes while all is well, so that a"
+        " dead box is noticed by the service that waits for it.",
+        examples=["https://hc-ping.com/uuid"],
+    )
+
+
+class StatusSection(Section):
+    """The status page."""
+
+    listen: Listen = Field(
+        "",
+        description="Where the page is served, as HOST:PORT; without it there is none. It shows"
+        " names, paths and times to whoever can reach the port, and changes nothing.",
+        examples=["127.0.0.1:9731"],
     )

@@ -100,12 +100,32 @@ class UpkeepSettings:
 
 @dataclass(frozen=True, slots=True)
 class LimitsSettings:
-    """What backupd may take of the box; `upload_bytes_per_second` 0 is unlimited."""
+    """What backupd may take of the box; 0 is unlimited.
+
+    Above `pause_above_*_percent` of pressure the daemon's jobs stand back.
+    """
 
     threads: int = 2
     upload_bytes_per_second: int = 0
     nice: int = 19
     io: str = "idle"
+    pause_above_io_percent: float = 0.0
+    pause_above_cpu_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySettings:
+    """Who is told of what: addresses in apprise's form, events, and a URL to ask for if well."""
+
+    urls: tuple[str, ...] = ()
+    urls_file: Path | None = None
+    on: tuple[str, ...] = ("failure", "recovery", "stale")
+    healthcheck: str = ""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is anybody to tell."""
+        return bool(self.urls or self.urls_file or self.healthcheck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +146,6 @@ class Settings:
     layout: str = "{project_name}/{date}/{model}/"
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
+    status_listen: str = ""
     warnings: tuple[str, ...] = ()

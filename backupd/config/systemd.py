@@ -12,7 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backupd.config.load import KEY_CREDENTIAL, PASSPHRASE_CREDENTIAL, s3_credential
+from backupd.config.load import (
+    KEY_CREDENTIAL,
+    NOTIFY_CREDENTIAL,
+    PASSPHRASE_CREDENTIAL,
+    s3_credential,
+)
 from backupd.config.settings import NasTarget, S3Target, Settings
 from backupd.errors import ConfigError
 
@@ -87,10 +92,11 @@ def render_drop_in(settings: Settings, box: Box = Box()) -> str:
             "# key.passphrase_command runs inside of this sandbox. Where it needs more than",
             "# reading files, open that here, or use key.passphrase_file.",
         ]
-    if any(isinstance(target, S3Target) for target in settings.targets.values()):
+    users = _network_users(settings)
+    if users:
         service += [
             "",
-            "# An S3 target needs the network.",
+            f"# {users} the network.",
             "PrivateNetwork=no",
             "IPAddressDeny=",
             "RestrictAddressFamilies=AF_INET AF_INET6",
@@ -108,6 +114,21 @@ def render_drop_in(settings: Settings, box: Box = Box()) -> str:
         "",
     ]
     return "\n".join([*head, *unit, "[Service]", *_tidy(service)]) + "\n"
+
+
+def _network_users(settings: Settings) -> str:
+    """What of the configuration needs the network, with its verb; empty where nothing does."""
+    users = []
+    if any(isinstance(target, S3Target) for target in settings.targets.values()):
+        users.append("An S3 target")
+    if settings.notify.enabled:
+        users.append("notify")
+    if settings.status_listen:
+        users.append("the status page")
+    if not users:
+        return ""
+    text = " and ".join(users)
+    return f"{text[0].upper()}{text[1:]} {'need' if len(users) > 1 else 'needs'}"
 
 
 def _unit_section(settings: Settings, box: Box) -> list[str]:
@@ -200,6 +221,7 @@ def _credentials(settings: Settings) -> list[str]:
     files: list[tuple[str, Path | None]] = [
         (KEY_CREDENTIAL, settings.key.file),
         (PASSPHRASE_CREDENTIAL, settings.key.passphrase_file),
+        (NOTIFY_CREDENTIAL, settings.notify.urls_file),
     ]
     files += [
         (s3_credential(target.name), target.credentials_file)

@@ -108,6 +108,14 @@ def _check_endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
+def _check_listen(text: str) -> str:
+    host, mark, port = text.rpartition(":")
+    bare = host.startswith("[") == host.endswith("]") and (":" not in host or host.startswith("["))
+    if not (mark and host.strip("[]") and bare and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("is no place to listen; write HOST:PORT, such as 127.0.0.1:9731")
+    return text
+
+
 def _check_storage_class(text: str) -> str:
     if not _STORAGE_CLASS.fullmatch(text):
         raise ValueError("is no storage class; write one of the store's, such as STANDARD_IA")
@@ -183,4 +191,5 @@ Layout = Annotated[str, AfterValidator(_check_layout)]
 Bucket = Annotated[str, AfterValidator(_check_bucket)]
 Prefix = Annotated[str, AfterValidator(_check_prefix)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+Listen = Annotated[str, AfterValidator(_check_listen)]
 StorageClass = Annotated[str, AfterValidator(_check_storage_class)]

@@ -29,7 +29,7 @@ class Answers:
         """See `control.Answer`. Raises `BackupdError` for what cannot be answered."""
         match request.get("op"):
             case "status":
-                yield {"ok": True, "reload": dict(self._reload()), **self._engine.status()}
+                yield {"ok": True, **self.status()}
             case "list":
                 yield {"ok": True, "snapshots": self._list(request)}
             case "snapshot":
@@ -38,6 +38,10 @@ class Answers:
                 raise UsageError(
                     f"the daemon cannot do {other!r}", hint="it may be older than this command"
                 )
+
+    def status(self) -> dict[str, object]:
+        """The status document; see `daemon.status`."""
+        return {"reload": dict(self._reload()), **self._engine.status()}
 
     def _list(self, request: Request) -> list[dict[str, Any]]:
         found = self._engine.list_snapshots(

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backupd.config.settings import ModelSettings, Settings
+from backupd.config.settings import LimitsSettings, ModelSettings, Settings
+from backupd.daemon.pressure import PacedProgress, Pacer
 from backupd.daemon.queue import Job, Kind, Outcome, State
 from backupd.daemon.state import JobRecord, StateStore, TargetRecord, failed, succeeded
 from backupd.daemon.verbs import Verbs
@@ -48,6 +49,8 @@ class Performer:
         store: StateStore,
         log: Log,
     ) -> None:
+        self._pacer: Pacer | None = None
+        self._paced: LimitsSettings | None = None
         self._verbs = verbs
         self._settings = settings
         self._watch = watch
@@ -59,6 +62,7 @@ class Performer:
     def __call__(self, job: Job, progress: Progress, stop: threading.Event) -> Outcome:
         """See `queue.Perform`."""
         started = self._clock()
+        progress = PacedProgress(progress, self._pacer_of(self._settings().limits), stop)
         what = {"model": job.name} if job.kind is Kind.SNAPSHOT else {"target": job.name or "all"}
         log = self._log.bind(job=str(job.kind), **what)
         watch = self._watch(job.name) if job.kind is Kind.SNAPSHOT else None
@@ -80,6 +84,12 @@ class Performer:
             watch.mark()
         self._save(log)
         return outcome
+
+    def _pacer_of(self, limits: LimitsSettings) -> Pacer:
+        """The one pacer of all jobs, made anew with the limits that it is for."""
+        if self._pacer is None or self._paced != limits:
+            self._pacer, self._paced = Pacer(limits, tell=self._log.info), limits
+        return self._pacer
 
     def _do(
         self, job: Job, progress: Progress, stop: threading.Event, started: float, log: Log

@@ -28,7 +28,9 @@ from backupd.daemon.engine import Clocks, Engine
 from backupd.daemon.limits import apply_limits
 from backupd.daemon.lock import DaemonLock
 from backupd.daemon.logs import LibraryHandler, make_log
+from backupd.daemon.messages import Messenger
 from backupd.daemon.notify import Notifier
+from backupd.daemon.page import StatusPage
 from backupd.daemon.queue import State
 from backupd.daemon.state import STATE_NAME, StateStore
 from backupd.daemon.verbs import Verbs, real_verbs
@@ -125,9 +127,20 @@ class Service:
                 log=self._log,
                 allowed=frozenset({0, os.geteuid()}),
             )
+            page = StatusPage(answers.status, log=self._log)
+            messenger = Messenger(
+                settings=lambda: engine.settings.notify,
+                status=answers.status,
+                host=lambda: engine.settings.host,
+                state_dir=settings.state_dir,
+                clock=self._clocks.wall,
+                log=self._log,
+            )
             with _Signals(self._ring), _LibraryLog(self._log):
                 engine.queue.start()
                 control.start()
+                page.apply(settings.status_listen)
+                messenger.start()
                 self._log.info(
                     "the daemon runs",
                     models=list(settings.models),
@@ -135,10 +148,12 @@ class Service:
                     state_dir=str(settings.state_dir),
                 )
                 self._notifier.ready(self._summary(engine))
-                self._loop(engine, control)
+                self._loop(engine, control, page)
+                messenger.close()
+                page.close()
                 return self._end(engine, control)
 
-    def _loop(self, engine: Engine, control: ControlServer) -> None:
+    def _loop(self, engine: Engine, control: ControlServer, page: StatusPage) -> None:
         """Turns until it is told to stop. Nothing in it may wait for a disk or a network."""
         watchdog = self._notifier.watchdog_seconds
         longest = min(PAUSE_SECONDS, watchdog / 3) if watchdog else PAUSE_SECONDS
@@ -160,6 +175,7 @@ class Service:
                 return
             if signal.SIGHUP in rung:
                 self._take_configuration(engine)
+                page.apply(engine.settings.status_listen)
                 said = ""
 
     def _take_configuration(self, engine: Engine) -> None:

@@ -98,7 +98,7 @@ class StateStore:
                 data = _encode(self._records)
                 self._changed = False
             try:
-                _replace(self.path, data)
+                replace_file(self.path, data)
             except OSError:
                 with self._lock:
                     self._changed = True
@@ -153,8 +153,11 @@ def _known(kind: type[JobRecord] | type[TargetRecord], value: dict[str, Any]) ->
     }
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write, fsync, rename, fsync the folder: a crash leaves the old file or the new one."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Write, fsync, rename, fsync the folder: a crash leaves the old file or the new one.
+
+    Raises `OSError`.
+    """
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupd.config.load import load_config
+from backupd.config.schema import Configuration
 from backupd.config.schema_models import ModelSection
 from backupd.errors import EXIT_USAGE, ConfigError
 
@@ -31,18 +32,53 @@ ENVIRONMENT = {"STATE_DIRECTORY": "/none/var"}
 Edit = str | bytes | tuple[str, str]
 CASES: list[tuple[str, Edit, int, str, str]] = [
     (
+        "a page without a port",
+        ("", "status: {listen: localhost}\n"),
+        10,
+        "status.listen: 'localhost' is no place to listen",
+        "write HOST:PORT, such as 127.0.0.1:9731",
+    ),
+    (
+        "a page at a bare IPv6 address",
+        ("", "status: {listen: '::1:9731'}\n"),
+        10,
+        "status.listen: '::1:9731' is no place to listen",
+        "write HOST:PORT, such as 127.0.0.1:9731",
+    ),
+    (
+        "an event that nobody knows",
+        ("", "notify: {on: [failures]}\n"),
+        10,
+        "notify.on[0]: 'failures' is not one of the values it can have",
+        "write failure, recovery or stale",
+    ),
+    (
+        "a health check that is no address",
+        ("", "notify: {healthcheck: hc-ping.com}\n"),
+        10,
+        "notify.healthcheck: 'hc-ping.com' is no address",
+        "write it with its scheme, such as https://s3.example.org",
+    ),
+    (
+        "a pressure above all",
+        ("", "limits: {pause_above: {io_pressure: 130%}}\n"),
+        10,
+        "limits.pause_above.io_pressure: '130%' is no percentage",
+        "write one from 0% to 100%, such as 5%",
+    ),
+    (
         "an unknown key",
         ("", "verbose: true\n"),
         10,
         "verbose: unknown key 'verbose'",
-        "the keys here are state_dir, host, key, naming, layout, targets, policies, models, upkeep, limits",
+        f"the keys here are {', '.join(Configuration.model_fields)}",
     ),
     (
         "a key of a later release",
-        ("", "notify: {urls: []}\n"),
+        ("", "zeal: {urls: []}\n"),
         10,
-        "notify: unknown key 'notify'",
-        "the keys here are state_dir, host, key, naming, layout, targets, policies, models, upkeep, limits",
+        "zeal: unknown key 'zeal'",
+        f"the keys here are {', '.join(Configuration.model_fields)}",
     ),
     (
         "a key that is like none of them",

@@ -6,11 +6,19 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backupd.config.load import load_config
-from backupd.config.settings import KeySettings, LimitsSettings, LocalTarget, NasTarget, Settings
+from backupd.config.settings import (
+    KeySettings,
+    LimitsSettings,
+    LocalTarget,
+    NasTarget,
+    NotifySettings,
+    Settings,
+)
 from backupd.config.systemd import Box, read_box, render_drop_in
 from backupd.errors import ConfigError
 
@@ -145,6 +153,20 @@ def test_a_model_reached_through_a_link_into_a_home_is_seen(tmp_path: Path) -> N
     link = tmp_path / "model"
     link.symlink_to("/home/ml/run")
     assert "\nProtectHome=read-only\n" in render_drop_in(settings(tmp_path, model=str(link)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"notify": NotifySettings(urls=("ntfy://topic",))}, "# Notify needs the network."),
+        ({"status_listen": "127.0.0.1:9731"}, "# The status page needs the network."),
+    ],
+)
+def test_the_network_is_opened_for_messages_and_the_page(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    text = render_drop_in(replace(settings(tmp_path), **changes))
+    assert f"\n{why}\nPrivateNetwork=no\n" in text
 
 
 def test_the_network_is_opened_for_an_s3_target_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`config check`, `config schema` and `config systemd`: the file, and what is made of it."""
+"""`config check`, `schema`, `systemd` and `notify`: the file, and what is made of it."""
 
 from __future__ import annotations
 
@@ -117,6 +117,45 @@ def systemd_command(app: App) -> None:
     click.echo(render_drop_in(settings, box), nl=False)
 
 
+@command(
+    "notify",
+    exits=(errors.EXIT_FAILED,),
+    examples=(("backupd config notify", "a test message to every address"),),
+)
+@click.pass_obj
+def notify_command(app: App) -> int:
+    """Send a test message to all addresses of `notify`.
+
+    The health check is asked for as well, where there is one.
+    """
+    from backupd.daemon.messages import addresses, ping_url, send_all
+
+    settings = load_settings(app)
+    if not settings.notify.enabled:
+        raise errors.ConfigError(
+            "notify names nobody to tell",
+            file=str(settings.source),
+            hint="add notify: {urls: [...]}, as docs/configuration.md tells",
+        )
+    urls = addresses(settings.notify)
+    sent = not urls or send_all(
+        urls, f"backupd on {settings.host}: a test", "If you read this, messages reach you."
+    )
+    reached, why = True, ""
+    if settings.notify.healthcheck:
+        try:
+            ping_url(settings.notify.healthcheck)
+        except OSError as error:
+            reached, why = False, str(error)
+    output.document(app, {"addresses": len(urls), "sent": sent, "healthcheck_error": why or None})
+    if urls:
+        told = count(len(urls), "address", "addresses")
+        output.say(app, f"sent to {told}" if sent else f"not all of {told} took the message")
+    if not reached:
+        output.warn(app, f"the health check was not reached: {why}")
+    return errors.EXIT_DONE if sent and reached else errors.EXIT_FAILED
+
+
 def _program() -> str:
     """The full path of the `backupd` that runs now."""
     started = Path(sys.argv[0])
@@ -132,5 +171,5 @@ def _code_folders() -> list[Path]:
     return list(dict.fromkeys([Path(sys.prefix), Path(sys.base_prefix), package]))
 
 
-for _command in (check_command, schema_command, systemd_command):
+for _command in (check_command, schema_command, systemd_command, notify_command):
     config_group.add_command(_command)
