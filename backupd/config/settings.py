@@ -28,7 +28,11 @@ class NasTarget:
 
 @dataclass(frozen=True, slots=True)
 class S3Target:
-    """A prefix of a bucket. Empty strings leave the choice to boto3's own chain."""
+    """A prefix of a bucket. Empty strings leave the choice to boto3's own chain.
+
+    `object_lock_mode` is empty where no Object Lock is asked for. `as_of` (seconds since the
+    epoch, 0 for now) is the time at which the bucket is looked at; then it is only read.
+    """
 
     name: str
     bucket: str
@@ -43,6 +47,10 @@ class S3Target:
     checksums: str = "when_required"
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 60.0
+    object_lock_mode: str = ""
+    object_lock_days: int = 0
+    append_only: bool = False
+    as_of: float = 0.0
 
 
 TargetSettings = LocalTarget | NasTarget | S3Target

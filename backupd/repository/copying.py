@@ -20,7 +20,7 @@ from backupd.repository.index import ASSOCIATED, Location, PackTable, index_byte
 from backupd.repository.layout import INDEX, pack_name
 from backupd.repository.pack import PackBuilder, read_table
 from backupd.repository.reader import kept_buffer
-from backupd.repository.records import MAX_SEALED, BlobRecord, parse_table
+from backupd.repository.records import MAX_SEALED, BlobKind, BlobRecord, parse_table
 from backupd.repository.repository import Repository
 
 
@@ -71,10 +71,14 @@ def copy_blobs(
     `copies` says where else a blob lies, for one that is damaged. `checkpoint` is called between
     packs and may raise. Raises `ObjectMissingError`.
     """
-    builder = PackBuilder(repository.sealer)
+    builders: dict[bool, PackBuilder] = {}
     scratch = memoryview(bytearray(0))
     tables: list[PackTable] = []
     for pack_id, record in blobs:
+        warm = record.kind != BlobKind.DATA
+        builder = builders.get(warm)
+        if builder is None:
+            builder = builders[warm] = PackBuilder(repository.sealer, warm=warm)
         if builder.full or not builder.has_room(record.sealed_size):
             tables.append(_put_now(repository, builder))
             checkpoint()
@@ -83,8 +87,7 @@ def copy_blobs(
         record = _copy_one(repository, builder, pack_id, record, copies, scratch)
         builder.add_copied(record)
         advance(record.sealed_size)
-    if builder.count:
-        tables.append(_put_now(repository, builder))
+    tables += [_put_now(repository, builder) for builder in builders.values() if builder.count]
     if tables:
         put_index(repository, tables)
     return tables
@@ -131,7 +134,7 @@ def _like(record: BlobRecord, copies: Callable[[bytes], Iterable[Location]]) -> 
 
 def _put_now(repository: Repository, builder: PackBuilder) -> PackTable:
     pack = builder.finish()
-    repository.target.put(pack_name(pack.pack_id), [pack.data])
+    repository.target.put(pack_name(pack.pack_id), [pack.data], warm=builder.warm)
     table = PackTable(pack.pack_id, len(pack.data), pack.table)
     builder.reset()
     return table

@@ -38,9 +38,14 @@ class FinishedPack:
 
 
 class PackBuilder:
-    """One pack being filled, in one kept buffer; one thread at a time."""
+    """One pack being filled, in one kept buffer; one thread at a time.
 
-    def __init__(self, sealer: Sealer) -> None:
+    A `warm` one is for blobs that are read to learn what a snapshot holds, and for no others: a
+    store may keep the data in a class that is slow to read, and these not.
+    """
+
+    def __init__(self, sealer: Sealer, *, warm: bool = False) -> None:
+        self.warm = warm
         self._sealer = sealer
         # An anonymous mapping, as a bytearray is filled with zeros and so takes memory at once.
         self._buffer = memoryview(mmap.mmap(-1, PACK_CAPACITY))

@@ -21,8 +21,8 @@ class PackSink(Protocol):
         """Whether the caller is to store this blob."""
         ...
 
-    def take_builder(self) -> PackBuilder:
-        """An empty builder."""
+    def take_builder(self, *, warm: bool) -> PackBuilder:
+        """An empty builder; see `PackBuilder` for `warm`."""
         ...
 
     def submit(self, builder: PackBuilder) -> None:
@@ -35,11 +35,14 @@ class PackSink(Protocol):
 
 
 class PackStream:
-    """One thread's open pack: blobs go in, full packs go to the writer."""
+    """One thread's open packs: blobs go in, full packs go to the writer.
+
+    Data goes into one, what says where data belongs (trees, chunk lists, layouts) into another.
+    """
 
     def __init__(self, writer: PackSink) -> None:
         self._writer = writer
-        self._builder: PackBuilder | None = None
+        self._builders: dict[bool, PackBuilder] = {}
         self._encoder = BlobEncoder()
         self._scratch = memoryview(bytearray(0))
         self.added_bytes = 0
@@ -61,7 +64,7 @@ class PackStream:
         See `BlobEncoder.encode` for the frame, `numbers` and the base.
         """
         encoded = self._encoder.encode(frame, numbers, base_id, base)
-        builder = self._room_for(len(encoded.data) + OVERHEAD)
+        builder = self._room_for(len(encoded.data) + OVERHEAD, warm=kind is not BlobKind.DATA)
         self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
         self.added_bytes += chunk_size
         return encoded.base_id
@@ -77,18 +80,18 @@ class PackStream:
             self._writer.repository.sealer.open_into(sealed, record.blob_id, self._scratch)
         except DamagedError as error:
             raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
-        builder = self._room_for(record.sealed_size)
+        builder = self._room_for(record.sealed_size, warm=record.kind != BlobKind.DATA)
         builder.space(record.sealed_size)[:] = sealed
         builder.add_copied(record)
         self.sealed_bytes += record.sealed_size
 
-    def _room_for(self, sealed_size: int) -> PackBuilder:
-        builder = self._builder
+    def _room_for(self, sealed_size: int, *, warm: bool) -> PackBuilder:
+        builder = self._builders.get(warm)
         if builder is not None and (builder.full or not builder.has_room(sealed_size)):
-            self._writer.submit(builder)
-            builder = self._builder = None
+            self._writer.submit(self._builders.pop(warm))
+            builder = None
         if builder is None:
-            builder = self._builder = self._writer.take_builder()
+            builder = self._builders[warm] = self._writer.take_builder(warm=warm)
         return builder
 
     def store_bytes(self, kind: BlobKind, plain: bytes) -> bytes:
@@ -99,10 +102,10 @@ class PackStream:
         return blob_id
 
     def close(self) -> None:
-        """Hand over what the open pack holds."""
-        if self._builder is not None:
-            if self._builder.count:
-                self._writer.submit(self._builder)
+        """Hand over what the open packs hold."""
+        while self._builders:
+            builder = self._builders.popitem()[1]
+            if builder.count:
+                self._writer.submit(builder)
             else:
-                self._writer.give_back(self._builder)
-            self._builder = None
+                self._writer.give_back(builder)

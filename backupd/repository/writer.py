@@ -41,7 +41,8 @@ class Writer:
 
     `workers` is how many `PackStream`s will be open at once, `parallel_puts` how many packs are
     put at once behind them; with 0 each stream puts its own packs, which is as fast where a put
-    costs no waiting. Memory is `(workers + parallel_puts)` pack buffers.
+    costs no waiting. Memory is `(workers + parallel_puts)` pack buffers, and what of another one
+    is filled with trees and the like.
     """
 
     def __init__(
@@ -75,8 +76,13 @@ class Writer:
         self._hurried = False
         self._ended = threading.Event()
         self._failure: BaseException | None = None
-        self._builders: queue.SimpleQueue[PackBuilder] = queue.SimpleQueue()
-        self._builder_count = 0
+        # Data and the rest have builders of their own: a stream that holds one of each must not
+        # wait for itself.
+        self._builders: dict[bool, queue.SimpleQueue[PackBuilder]] = {
+            False: queue.SimpleQueue(),
+            True: queue.SimpleQueue(),
+        }
+        self._builder_count = {False: 0, True: 0}
         self._builder_limit = workers + parallel_puts
         self._full: queue.SimpleQueue[PackBuilder | None] = queue.SimpleQueue()
         self._putters = [
@@ -144,16 +150,17 @@ class Writer:
         """A stream for one thread."""
         return PackStream(self)
 
-    def take_builder(self) -> PackBuilder:
+    def take_builder(self, *, warm: bool) -> PackBuilder:
         """An empty builder; waits for one to be put where all are in use."""
+        free = self._builders[warm]
         with self._lock:
-            if self._builder_count < self._builder_limit and self._builders.empty():
-                self._builder_count += 1
-                return PackBuilder(self.repository.sealer)
+            if self._builder_count[warm] < self._builder_limit and free.empty():
+                self._builder_count[warm] += 1
+                return PackBuilder(self.repository.sealer, warm=warm)
         while True:
             self.raise_failure()
             try:
-                return self._builders.get(timeout=0.5)
+                return free.get(timeout=0.5)
             except queue.Empty:
                 continue
 
@@ -171,7 +178,7 @@ class Writer:
     def give_back(self, builder: PackBuilder) -> None:
         """Return a builder with nothing in it."""
         builder.reset()
-        self._builders.put(builder)
+        self._builders[builder.warm].put(builder)
 
     def raise_failure(self) -> None:
         """Raise what made a put fail, if one did."""
@@ -193,7 +200,7 @@ class Writer:
     def _put(self, builder: PackBuilder) -> None:
         pack = builder.finish()
         size = len(pack.data)
-        self.repository.target.put(pack_name(pack.pack_id), [pack.data])
+        self.repository.target.put(pack_name(pack.pack_id), [pack.data], warm=builder.warm)
         table = PackTable(pack.pack_id, size, pack.table)
         self._there.add(pack.pack_id)
         self.index.add_fresh(table)

@@ -61,10 +61,10 @@ class LimitedTarget(WrappedTarget):
         super().__init__(target)
         self._bucket = bucket
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
         self._bucket.take(total_size(parts), wait=not name.startswith(_PROMPT))
-        self._target.put(name, parts)
+        self._target.put(name, parts, warm=warm)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""

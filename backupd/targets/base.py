@@ -22,12 +22,15 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,199}(/[a-z0-9][a-z0-9._+-]{0,199}){0
 class ObjectInfo:
     """What a listing tells of one object.
 
-    `modified` is seconds since the epoch by the store's own clock.
+    `modified` is seconds since the epoch by the store's own clock. `cold` says that it cannot be
+    read before it is thawed; a listing says so of every object in an archive class, `stat` only
+    of those that are not thawed now.
     """
 
     name: str
     size_bytes: int
     modified: float
+    cold: bool = False
 
 
 class Target(Protocol):
@@ -54,8 +57,11 @@ class Target(Protocol):
         """Where it is, for people: a path or an `s3://` address; holds no secret."""
         ...
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """Store the concatenation of `parts` under `name`; durable when it returns.
+
+        `warm` says that it is read often: where the store has classes, it goes into none that is
+        slow or dear to read.
 
         A reader sees the whole object or none, also after a crash. Putting over an existing
         object replaces it (callers only do so with equal bytes).

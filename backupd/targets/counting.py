@@ -52,10 +52,10 @@ class CountingTarget(WrappedTarget):
         super().__init__(target)
         self._traffic = traffic
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
         self._traffic.add("put", written=total_size(parts))
-        self._target.put(name, parts)
+        self._target.put(name, parts, warm=warm)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""

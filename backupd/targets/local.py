@@ -63,7 +63,7 @@ class FolderTarget:
         """The folder's path."""
         return self._root
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
         check_name(name)
         self._run(name, lambda root: self._put(root, name, parts, replace=True), writing=True)

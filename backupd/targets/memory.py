@@ -35,7 +35,7 @@ class MemoryTarget:
         """Where it is, for people."""
         return f"memory:{self._name}"
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
         check_name(name)
         data = b"".join(parts)

@@ -55,9 +55,9 @@ class RetryTarget(WrappedTarget):
         self._sleep = sleep or self._stop.wait
         self._jitter = jitter
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
-        self._try(lambda: self._target.put(name, parts))
+        self._try(lambda: self._target.put(name, parts, warm=warm))
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`.

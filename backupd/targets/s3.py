@@ -26,8 +26,10 @@ from backupd.targets.base import (
 from backupd.targets.capabilities import Creation
 from backupd.targets.claims import put_with_claim
 from backupd.targets.parts import PartsReader
+from backupd.targets.s3_classes import is_cold
 from backupd.targets.s3_conditions import FOLDER, Conditions
 from backupd.targets.s3_errors import absent_bucket, error_code, is_from_store, translate
+from backupd.targets.s3_lock import ObjectLock
 from backupd.targets.s3_upload import abort_stale_uploads, upload_in_parts
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class BucketTarget:
         multipart_bytes: int = _MULTIPART_BYTES,
         part_bytes: int = _PART_BYTES,
         page_size: int = 1000,
+        lock: ObjectLock | None = None,
     ) -> None:
         self._settings = settings
         self._bucket = settings.bucket
@@ -72,6 +75,7 @@ class BucketTarget:
         self._multipart_bytes = multipart_bytes
         self._part_bytes = part_bytes
         self._page_size = page_size
+        self._object_lock = lock
         self._lock = threading.Lock()
         self._made: S3Client | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -90,14 +94,14 @@ class BucketTarget:
         """Bucket and prefix as an `s3://` address."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
         check_name(name)
         size = total_size(parts)
         if size > self._multipart_bytes:
-            self._put_in_parts(name, parts, size)
+            self._put_in_parts(name, parts, size, warm=warm)
         else:
-            self._put_whole(name, parts, size)
+            self._put_whole(name, parts, size, warm=warm)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`.
@@ -181,7 +185,8 @@ class BucketTarget:
 
         def look(client: S3Client) -> ObjectInfo:
             found = client.head_object(Bucket=self._bucket, Key=self._key(name))
-            return ObjectInfo(name, found["ContentLength"], found["LastModified"].timestamp())
+            modified = found["LastModified"].timestamp()
+            return ObjectInfo(name, found["ContentLength"], modified, is_cold(found))
 
         try:
             return self._run(name, look, writing=False)
@@ -206,7 +211,8 @@ class BucketTarget:
             for entry in page.get("Contents", []):
                 name = entry["Key"][len(self._prefix) :]
                 if is_name(name):
-                    yield ObjectInfo(name, entry["Size"], entry["LastModified"].timestamp())
+                    modified = entry["LastModified"].timestamp()
+                    yield ObjectInfo(name, entry["Size"], modified, is_cold(entry))
             if not page.get("IsTruncated"):
                 return
             following = {"ContinuationToken": page["NextContinuationToken"]}
@@ -287,10 +293,18 @@ class BucketTarget:
         return translate(error, self.name, self._address(name), endpoint_url, writing=writing)
 
     def _put_whole(
-        self, name: str, parts: Sequence[Buffer], size: int, *, only_if_absent: bool = False
+        self,
+        name: str,
+        parts: Sequence[Buffer],
+        size: int,
+        *,
+        only_if_absent: bool = False,
+        warm: bool = False,
     ) -> bool:
         """Store the object with one request; false where the condition did not hold."""
-        options = self._options(name)
+        options = self._options(name, warm=warm)
+        if self._object_lock is not None:
+            options |= self._object_lock.put_options(name, parts)
         if only_if_absent:
             options["IfNoneMatch"] = "*"
 
@@ -306,7 +320,10 @@ class BucketTarget:
 
         return self._run(name, send, writing=True)
 
-    def _put_in_parts(self, name: str, parts: Sequence[Buffer], size: int) -> None:
+    def _put_in_parts(self, name: str, parts: Sequence[Buffer], size: int, *, warm: bool) -> None:
+        options = self._options(name, warm=warm)
+        if self._object_lock is not None:
+            options |= self._object_lock.upload_options(name)
         with self._lock:
             first = self._pool is None
             if self._pool is None:
@@ -324,14 +341,14 @@ class BucketTarget:
                 parts,
                 size,
                 part_bytes=self._part_bytes,
-                options=self._options(name),
+                options=options,
             )
 
         self._run(name, send, writing=True)
 
-    def _options(self, name: str) -> dict[str, Any]:
+    def _options(self, name: str, *, warm: bool = False) -> dict[str, Any]:
         for folder, storage_class in self._storage_classes.items():
-            if name.startswith(folder):
+            if name.startswith(folder) and not warm:
                 return {"StorageClass": storage_class}
         return {}
 

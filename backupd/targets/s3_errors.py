@@ -9,6 +9,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from backupd.errors import (
+    ColdError,
     TargetError,
     TargetFullError,
     TargetReadOnlyError,
@@ -25,7 +26,9 @@ _WRONG_KEY = frozenset(
         "AuthorizationHeaderMalformed",
     }
 )
-_REFUSED = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidObjectState"})
+_REFUSED = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem"})
+# What is said to a put with a retention where the bucket has no Object Lock.
+_NO_LOCK = frozenset({"InvalidRequest", "ObjectLockConfigurationNotFoundError"})
 _FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "EntityTooLarge"})
 _AGAIN = frozenset(
     {
@@ -108,6 +111,16 @@ def translate(
     sentence = f"target {target!r}: {address} cannot be {deed}: {said}"
     if code == "NoSuchBucket":
         return absent_bucket(target, bucket, endpoint_url)
+    if code == "InvalidObjectState":
+        return ColdError(
+            f"target {target!r}: {address} is in an archive class and not thawed",
+            hint="`backupd restore` asks for what it needs, and says how long that takes",
+        )
+    if code in _NO_LOCK and writing:
+        return TargetError(
+            sentence,
+            hint=f"where `object_lock` is set, bucket {bucket!r} must have Object Lock enabled",
+        )
     if code in _WRONG_KEY:
         return TargetError(
             f"target {target!r}: {said} to the credentials it was given",

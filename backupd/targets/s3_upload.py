@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.targets.base import Buffer
 from backupd.targets.parts import PartsReader
+from backupd.targets.s3_lock import md5_option
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -39,13 +40,16 @@ def upload_in_parts(
     upload = client.create_multipart_upload(Bucket=bucket, Key=key, **options)["UploadId"]
 
     def send(number: int, start: int) -> CompletedPartTypeDef:
-        body = PartsReader(parts, start, min(start + step, size))
+        stop = min(start + step, size)
+        body = PartsReader(parts, start, stop)
+        checksum = md5_option(parts, start, stop) if "ObjectLockMode" in options else {}
         answer = client.upload_part(
             Bucket=bucket,
             Key=key,
             UploadId=upload,
             PartNumber=number,
             Body=body,  # type: ignore[arg-type]
+            **checksum,  # type: ignore[arg-type]
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 

@@ -26,9 +26,9 @@ class WrappedTarget:
         """Where it is, for people."""
         return self._target.location
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
-        self._target.put(name, parts)
+        self._target.put(name, parts, warm=warm)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""

@@ -107,8 +107,8 @@ class _Gated(WrappedTarget):
         finally:
             self._actor.passed()
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
-        self._do("put", name, lambda: self._target.put(name, parts))
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
+        self._do("put", name, lambda: self._target.put(name, parts, warm=warm))
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         return bool(

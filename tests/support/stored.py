@@ -61,7 +61,7 @@ class Store:
     def encoded(self, content: bytes, encoded: Encoded) -> bytes:
         """Store a blob in a pack of its own as it was encoded; its id."""
         blob_id = self.repository.secrets.blob_id(content)
-        builder = self.writer.take_builder()
+        builder = self.writer.take_builder(warm=False)
         builder.add(blob_id, BlobKind.DATA, len(content), encoded)
         self.writer.submit(builder)
         return blob_id

@@ -305,9 +305,9 @@ class GatedTarget(WrappedTarget):
         self._after = after
         self._reads = reads
 
-    def put(self, name, parts):  # type: ignore[no-untyped-def]
+    def put(self, name, parts, *, warm=False):  # type: ignore[no-untyped-def]
         self._before("put", name)
-        self._target.put(name, parts)
+        self._target.put(name, parts, warm=warm)
         self._after("put", name)
 
     def put_if_absent(self, name, parts):  # type: ignore[no-untyped-def]

@@ -45,8 +45,8 @@ class FaultyTarget(WrappedTarget):
         self._after = after
         self.calls: list[tuple[str, str]] = []
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
-        self._meet("put", name, lambda: self._target.put(name, parts))
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
+        self._meet("put", name, lambda: self._target.put(name, parts, warm=warm))
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         return self._meet("put_if_absent", name, lambda: self._target.put_if_absent(name, parts))

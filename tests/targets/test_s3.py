@@ -99,8 +99,10 @@ def test_an_upload_that_fails_leaves_no_parts(
 def test_the_storage_class_is_only_that_of_packs(make: Make, bucket: str) -> None:
     target = make({"storage_class": "STANDARD"}, storage_classes={"packs/": "STANDARD"})
     assert target._options("packs/aa/a") == {"StorageClass": "STANDARD"}
+    assert target._options("packs/aa/a", warm=True) == {}
     assert target._options("index/a") == {}
     target.put("packs/aa/a", [b"x"])
+    target.put("packs/aa/b", [b"x"], warm=True)
     target.put("index/a", [b"x"])
     assert target.get("packs/aa/a", 1) == b"x"
 

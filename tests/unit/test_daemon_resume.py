@@ -31,13 +31,13 @@ class HangingTarget(WrappedTarget):
         self.hanging = threading.Event()
         self.go = threading.Event()
 
-    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+    def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         if name.startswith("packs/"):
             self.left -= 1
             if self.left < 0:
                 self.hanging.set()
                 self.go.wait(30)
-        self._target.put(name, parts)
+        self._target.put(name, parts, warm=warm)
 
 
 def test_packs_that_went_out_are_indexed_at_a_stop_while_the_next_put_hangs(

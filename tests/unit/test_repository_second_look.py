@@ -11,10 +11,11 @@ from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.codec.secrets import PUBLIC_MASTER_KEY
 from backupd.errors import DamagedError, ObjectMissingError
 from backupd.repository import layout
+from backupd.repository.copying import copy_blobs
 from backupd.repository.descriptor import Descriptor
 from backupd.repository.index import Index
 from backupd.repository.reader import BlobFinder, BlobReader
-from backupd.repository.records import BlobKind
+from backupd.repository.records import BlobKind, parse_table
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, SnapshotRecord
 from backupd.repository.tombstones import encode_tombstone
@@ -60,6 +61,11 @@ class World:
 
     def packs(self) -> list[str]:
         return [info.name for info in self.target.list(layout.PACKS)]
+
+    def pack_of(self, content: bytes) -> str:
+        place = self.repository.load_index(no_note).find(self.repository.secrets.blob_id(content))
+        assert place is not None
+        return layout.pack_name(place.pack_id)
 
     def drop(self, *folders: str) -> None:
         for folder in folders:
@@ -112,24 +118,48 @@ def test_what_the_parent_had_is_missed_also_when_the_index_was_read_before() -> 
 def test_a_forgotten_parent_whose_packs_are_there_costs_nothing() -> None:
     world = World()
     first = world.store(b"kept")
+    before = world.packs()
     world.repository.forget(world.name(first))
     writer = world.writer()
     writer.commit(keeping(world, first, writer))
-    assert len(world.packs()) == 1
+    assert world.packs() == before
 
 
 def test_what_is_marked_when_a_snapshot_is_listed_was_copied_out() -> None:
     world = World()
     first = world.store(b"kept")
-    (marked,) = world.packs()
+    marked = world.packs()
     writer = world.writer()
-    name, stored = encode_tombstone(NOW, [bytes.fromhex(marked[-64:])], world.repository.sealer)
+    packs = [bytes.fromhex(pack[-64:]) for pack in marked]
+    name, stored = encode_tombstone(NOW, packs, world.repository.sealer)
     world.target.put(name, [stored])
     second = writer.commit(keeping(world, first, writer))
-    world.target.delete(marked)
+    for pack in marked:
+        world.target.delete(pack)
     world.drop(layout.INDEX)
     reader = BlobReader(BlobFinder(world.repository, Index(), lambda message: None))
     assert [bytes(reader.read(tree)) for tree in second.trees]
+
+
+def test_data_lies_in_other_packs_than_what_is_read_to_find_it() -> None:
+    world = World()
+    world.store(b"content")
+    repository = world.repository
+    index = repository.load_index(no_note)
+    kinds = [
+        {record.kind for record in parse_table(memoryview(table.table), table.size_bytes)}
+        for table in index.tables()
+    ]
+    assert sorted(kinds, key=min) == [{BlobKind.DATA}, {BlobKind.TREE}]
+    copied = copy_blobs(
+        repository,
+        (
+            (pack.pack_id, record)
+            for pack in index.tables()
+            for record in parse_table(memoryview(pack.table), pack.size_bytes)
+        ),
+    )
+    assert len(copied) == 2
 
 
 def test_a_store_that_swaps_blobs_is_noticed() -> None:
@@ -138,10 +168,10 @@ def test_a_store_that_swaps_blobs_is_noticed() -> None:
     index = world.repository.load_index(no_note)
     reader = BlobReader(BlobFinder(world.repository, index, no_note))
     secrets = world.repository.secrets
-    (pack,) = world.packs()
-    content = bytearray(world.target.get(pack, 1 << 20))
     place = index.find(secrets.blob_id(b"first content"))
     assert place is not None
+    pack = layout.pack_name(place.pack_id)
+    content = bytearray(world.target.get(pack, 1 << 20))
     world.target.put(pack, [content[: place.record.offset] + bytes(place.record.sealed_size)])
     with pytest.raises(DamagedError):
         reader.read(secrets.blob_id(b"first content"))
@@ -189,10 +219,10 @@ def test_a_tombstone_that_is_written_anew_meanwhile_is_not_overlooked() -> None:
 def test_a_copy_in_a_pack_that_is_there_counts_before_one_that_only_the_index_names() -> None:
     world = World()
     world.store(b"content")
-    (lost,) = world.packs()
+    lost = world.pack_of(b"content")
     other = World()
     other.store(b"content")
-    (there,) = other.packs()
+    there = other.pack_of(b"content")
     world.target.put(there, [other.target.get(there, 1 << 20)])
     world.target.delete(lost)
     index, _ = world.repository.read_index_objects()
