@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -27,9 +26,9 @@ from backupd.operations.placement import Placement, RestoreRoot
 from backupd.operations.placement_errors import PlacementError
 from backupd.operations.placement_file import PlacedFile
 from backupd.operations.progress import Progress
-from backupd.repository.reachable import chunks_of
+from backupd.repository.reachable import chunks_of, placed_chunks
 from backupd.repository.reader import BlobFinder, BlobReader, Span, spans
-from backupd.repository.tree import ChunkRef, TreeEntry
+from backupd.repository.tree import TreeEntry
 
 _WAVE_CHUNKS = 8192
 _WAVE_OPEN_FILES = 256  # files of several chunks may all be open at once; descriptors are few
@@ -151,7 +150,7 @@ class FileRestorer:
             return
         file = _File(entry)
         try:
-            for ref, offset in _places(entry, chunks_of(reader, entry)):
+            for ref, offset in placed_chunks(entry, chunks_of(reader, entry)):
                 self._wave.setdefault(ref.blob_id, []).append(_Place(file, offset))
                 file.waiting += 1
                 self._wave_chunks += 1
@@ -309,21 +308,3 @@ class FileRestorer:
         with self._lock:
             why = error.reason if isinstance(error, PlacementError) else error.message
             self._failed.setdefault(shown(file.entry.path), why)
-
-
-def _places(entry: TreeEntry, refs: Iterator[ChunkRef]) -> Iterator[tuple[ChunkRef, int]]:
-    """Where each chunk belongs. Raises `DamagedError` where they do not fill the extents."""
-    runs = iter(entry.extents or ((0, entry.metadata.size_bytes),))
-    offset = end = 0
-    for ref in refs:
-        while offset == end:
-            run = next(runs, None)
-            if run is None:
-                raise DamagedError("more bytes are stored than the file has")
-            offset, end = run[0], run[0] + run[1]
-        if offset + ref.size_bytes > end:
-            raise DamagedError("more bytes are stored than the file has")
-        yield ref, offset
-        offset += ref.size_bytes
-    if offset != end or any(length for _, length in runs):
-        raise DamagedError("fewer bytes are stored than the file has")

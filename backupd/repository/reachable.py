@@ -32,6 +32,27 @@ def chunks_of(reader: BlobReader, entry: TreeEntry) -> Iterator[ChunkRef]:
         yield from entry.chunks
 
 
+def placed_chunks(entry: TreeEntry, refs: Iterator[ChunkRef]) -> Iterator[tuple[ChunkRef, int]]:
+    """Each chunk with its offset in the file.
+
+    Raises `DamagedError` where they do not fill the file's extents.
+    """
+    runs = iter(entry.extents or ((0, entry.metadata.size_bytes),))
+    offset = end = 0
+    for ref in refs:
+        while offset == end:
+            run = next(runs, None)
+            if run is None:
+                raise DamagedError("more bytes are stored than the file has")
+            offset, end = run[0], run[0] + run[1]
+        if offset + ref.size_bytes > end:
+            raise DamagedError("more bytes are stored than the file has")
+        yield ref, offset
+        offset += ref.size_bytes
+    if offset != end or any(length for _, length in runs):
+        raise DamagedError("fewer bytes are stored than the file has")
+
+
 def entries_of(reader: BlobReader, record: SnapshotRecord) -> Iterator[TreeEntry]:
     """The entries of a snapshot's model in path order. Raises `DamagedError`."""
     for tree in record.trees:
