@@ -37,6 +37,7 @@ COMMANDS = {
     "files": _lazy("listing", "files_command", "Show the files of a snapshot.", _DAILY),
     "diff": _lazy("comparing", "diff_command", "Compare two snapshots.", _DAILY),
     "restore": _lazy("restore", "restore_command", "Give a snapshot back.", _DAILY),
+    "mount": _lazy("mounting", "mount_command", "Show snapshots as folders.", _DAILY),
     "label": _lazy("snapshot", "label_command", "Put labels on a snapshot.", _DAILY),
     "forget": _lazy("keeping", "forget_command", "Drop snapshots.", _KEEPING),
     "policy": _lazy("keeping", "policy_command", "Show what is kept, and why.", _KEEPING),
