@@ -133,33 +133,43 @@ class Diagnosis:
         number = self.bad_packs.get(copy.pack_id)
         return self.bad_blobs.get((copy.pack_id, copy.record.blob_id)) if number is None else number
 
+    def lasts(self, blob_id: bytes, *, plain: bool = False) -> bool:
+        """Whether a copy can be read that will stay.
+
+        Of copies that are there prune counts one in a pack that is not marked, as it does not
+        know that it is damaged, and deletes the others.
+        """
+        counted = False
+        for copy in self.copies(blob_id, plain=plain):
+            base_id = copy.record.base_id
+            damaged = self.bad_copy(copy) is not None
+            marked = self.index.avoids(copy.pack_id)
+            if not damaged and (not base_id or self.lasts(base_id, plain=True)):
+                return not (marked and counted)
+            if not marked and copy.pack_id in self.present:
+                counted = counted or damaged or any(self.copies(base_id, plain=True))
+        return False
+
     def fault(
         self, blob_id: bytes, *, plain: bool = False, kind: BlobKind = BlobKind.DATA
     ) -> int | None:
-        """The finding that hurts the blob, or None where a copy can be read that will stay.
-
-        Of copies that are there prune counts one in a pack that is not marked, as it does not
-        know that it is damaged, and deletes the others. A blob that is hurt becomes a wound.
-        """
-        fault = lasting = None
+        """The finding that hurts the blob, which becomes a wound; None where it lasts."""
+        if self.lasts(blob_id, plain=plain):
+            return None
+        fault = None
+        readable = False
         for copy in self.copies(blob_id, plain=plain):
             number = self.bad_copy(copy)
             if number is None and copy.record.base_id:
                 number = self.fault(copy.record.base_id, plain=True)
-            marked = self.index.avoids(copy.pack_id)
-            if number is None:
-                if marked and lasting is not None:
-                    self._last_copies.add(lasting)
-                    fault = lasting
-                    break
-                return None
-            if lasting is None and not marked and copy.pack_id in self.present:
-                lasting = number
+            readable = readable or number is None
             if fault is None:
                 fault = number
         if fault is None and (fault := self._missing.get(blob_id)) is None:
             fault = self.find(layout.PACKS, f"blob {blob_id.hex()} is missing")
             self._missing[blob_id] = fault
+        if readable:
+            self._last_copies.add(fault)
         self.wounds.setdefault((blob_id, plain), Wound(blob_id, plain, kind, fault, []))
         return fault
 
