@@ -35,9 +35,9 @@ class Exclusion:
                 # pathspec takes `a/**` to match the folder a too; to git only what is below it.
                 below = f"{pattern.rstrip()}/*" if pattern.rstrip().endswith("/**") else pattern
                 compiled = GitIgnoreSpec.from_lines([below]).patterns
-            except ValueError as error:
+            except (ValueError, re.error) as error:
                 raise ConfigError(
-                    f"the exclude pattern {pattern!r} is not valid: {error}",
+                    f"the pattern {pattern!r} is not valid: {error}",
                     hint="Write it as in a .gitignore file, e.g. *.lock or /tmp-*/",
                 ) from None
             rules += [

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SnapshotReport,
         TargetResult,
     )
+    from backupd.repository.snapshots import LeftOut
     from backupd.repository.tree import TreeEntry
 
 Document = dict[str, Any]
@@ -61,6 +62,16 @@ def snapshot(info: SnapshotInfo) -> Document:
         "incomplete": [text(path) for path in info.incomplete],
         "skipped": [text(path) for path in info.skipped],
         "targets": list(info.targets),
+    }
+
+
+def left_out(part: LeftOut) -> Document:
+    """What a scheme left out of one role, with some of the paths."""
+    return {
+        "role": part.role,
+        "files": part.files,
+        "size_bytes": part.size_bytes,
+        "paths": [text(path) for path in part.paths],
     }
 
 

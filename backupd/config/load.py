@@ -259,6 +259,8 @@ class _Maker:
             timezone=section.timezone or "",
             exclude=tuple(section.exclude),
             one_filesystem=section.one_filesystem,
+            scheme=section.scheme,
+            roles={role: tuple(patterns) for role, patterns in section.roles if patterns},
             include_secrets=section.include_secrets,
             code=self.code(name, section.code),
             file=self.document.file,

@@ -54,6 +54,7 @@ _HEADINGS: tuple[tuple[str, str, type[Section]], ...] = (
     ("`policies`", "policies", schema_models.PolicySection),
     ("`keep_best` of a policy", "keep_best", schema_models.KeepBestSection),
     ("`models`", "models", schema_models.ModelSection),
+    ("`roles` of a model", "roles", schema_models.RolesSection),
     ("`code` of a model", "code", schema_models.CodeSection),
     ("`upkeep`", "upkeep", schema_daemon.UpkeepSection),
     ("`limits`", "limits", schema_daemon.LimitsSection),

@@ -107,6 +107,36 @@ class CodeSection(Section):
     )
 
 
+class RolesSection(Section):
+    """Patterns of files that have a role; the first role with one that fits counts."""
+
+    weights: list[Pattern] = Field(
+        [], description="The numbers that were learnt.", examples=['["ema/*.dat"]']
+    )
+    training: list[Pattern] = Field(
+        [],
+        description="What only going on with the training needs.",
+        examples=['["*.adam"]'],
+    )
+    graph: list[Pattern] = Field([], description="The model's structure.", examples=['["*.graph"]'])
+    tokenizer: list[Pattern] = Field(
+        [], description="How inputs become numbers.", examples=['["bpe/"]']
+    )
+    configuration: list[Pattern] = Field(
+        [],
+        description="What the model and its training were set to.",
+        examples=['["flags.json"]'],
+    )
+    code: list[Pattern] = Field(
+        [], description="Source code, and what it needs installed.", examples=['["src/"]']
+    )
+    other: list[Pattern] = Field(
+        [],
+        description="What no scheme but `everything` keeps.",
+        examples=['["samples/"]'],
+    )
+
+
 class ModelSection(Section):
     """A watched folder."""
 
@@ -137,6 +167,18 @@ class ModelSection(Section):
         True,
         description="Leave out what is mounted within the folder.",
         examples=["true"],
+    )
+    scheme: Literal["model", "params", "model+params", "code+params", "everything"] = Field(
+        "everything",
+        description="Which part of the folder is kept. `model`: graph, tokenizer and"
+        " configuration; `params`: weights; `model+params`: both; `code+params`: weights,"
+        " configuration and source code. docs/versions.md tells which file is which.",
+        examples=["model+params"],
+    )
+    roles: RolesSection = Field(
+        default_factory=lambda: RolesSection.model_validate({}),
+        description="What files are, for `scheme`, where their names and tensors do not tell.",
+        examples=['{weights: ["ema/*.dat"]}'],
     )
     include_secrets: bool = Field(
         False,

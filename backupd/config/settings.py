@@ -80,7 +80,10 @@ class CodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """One watched folder. `targets` maps a target's name to its policies' names, in order."""
+    """One watched folder. `targets` maps a target's name to its policies' names, in order.
+
+    `roles` maps names of roles (`policy.schemes`) to patterns of files that have them.
+    """
 
     name: str
     path: Path
@@ -90,6 +93,8 @@ class ModelSettings:
     timezone: str = ""
     exclude: tuple[str, ...] = ()
     one_filesystem: bool = True
+    scheme: str = "everything"
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     include_secrets: bool = False
     code: CodeSettings | None = None
     file: str = ""

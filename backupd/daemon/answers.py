@@ -12,6 +12,7 @@ from backupd.daemon.engine import Engine
 from backupd.daemon.queue import Job, Kind, State, Ticket
 from backupd.daemon.wire import HEARTBEAT_SECONDS, SnapshotResult, encode_info, encode_result
 from backupd.errors import NotFoundError, UsageError
+from backupd.policy.schemes import SCHEMES
 
 Request = Mapping[str, Any]
 Reply = Mapping[str, Any]
@@ -56,6 +57,11 @@ class Answers:
         configured = self._engine.settings.models
         wanted = list(dict.fromkeys(_names(request, "models") or configured))
         labels, metrics = _texts(request, "labels"), _numbers(request, "metrics")
+        scheme = _text(request, "scheme")
+        if scheme and scheme not in SCHEMES:
+            raise UsageError(
+                f"there is no scheme {scheme!r}", hint=f"the schemes are {', '.join(SCHEMES)}"
+            )
         for name in wanted:
             if name not in configured:
                 from backupd.policy.nearest import nearest_names
@@ -71,6 +77,7 @@ class Answers:
                     name,
                     labels=tuple(sorted(labels.items())),
                     metrics=tuple(sorted(metrics.items())),
+                    scheme=scheme,
                     reason="asked for",
                 )
             )

@@ -91,6 +91,7 @@ def snapshot(
     *,
     labels: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    scheme: str = "",
     wait: bool = True,
     on_event: EventSink | None = None,
 ) -> list[SnapshotResult]:
@@ -106,6 +107,7 @@ def snapshot(
         "models": list(models),
         "labels": dict(labels or {}),
         "metrics": dict(metrics or {}),
+        "scheme": scheme,
         "wait": wait,
     }
     reply = ask(state_dir, request, on_event=on_event)

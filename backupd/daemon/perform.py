@@ -145,6 +145,8 @@ class Performer:
         if model is None:
             why = f"the model {job.name} is not configured any more"
             return Outcome(State.FAILED, why, "", EXIT_NOT_FOUND)
+        if job.scheme:
+            model = replace(model, scheme=job.scheme)
         watch = self._watch(job.name)
         if watch is not None:
             watch.take()

@@ -42,13 +42,15 @@ class State(StrEnum):
 class Job:
     """What is asked for: `name` is a model's, a target's, or empty (forget takes all).
 
-    `labels` and `metrics` are sorted pairs. Why it runs is not part of what it is.
+    `labels` and `metrics` are sorted pairs; `scheme` is empty for the configured
+    one. Why it runs is not part of what it is.
     """
 
     kind: Kind
     name: str
     labels: tuple[tuple[str, str], ...] = ()
     metrics: tuple[tuple[str, float], ...] = ()
+    scheme: str = ""
     reason: str = field(default="", compare=False)
 
     @property

@@ -19,6 +19,9 @@ from backupd.repository.tree_codec import decode_values, entry_of, path_of
 if TYPE_CHECKING:
     from backupd.operations.bases import BaseTable
 
+# Snapshots that are read in search of one of the same scheme; each costs a request.
+_LOOKED_AT = 20
+
 
 class PreviousEntry:
     """An entry of the previous snapshot and the line it stands in; decoded when asked for."""
@@ -111,10 +114,26 @@ class Previous:
         model: str,
         cache: TreeCache,
         note: Callable[[str], None],
+        *,
+        scheme: str,
     ) -> Previous:
-        """The newest snapshot that can be read."""
+        """The newest snapshot of the scheme that can be read, else the newest of any.
+
+        So a snapshot of the weights between two of everything costs the second no reading.
+        """
         folder = repository.secrets.model_folder(host, model)
-        return cls(repository, repository.newest_snapshot(folder, note), cache, note)
+        newest = None
+        for count, snapshot in enumerate(repository.newest_snapshots(folder, note), 1):
+            newest = newest or snapshot
+            if snapshot.record.scheme == scheme:
+                return cls(repository, snapshot, cache, note)
+            if count == _LOOKED_AT:
+                break
+        return cls(repository, newest, cache, note)
+
+    def is_of(self, scheme: str) -> bool:
+        """Whether there is a snapshot, and it is of that scheme."""
+        return self.snapshot is not None and self.snapshot.record.scheme == scheme
 
     def beside(self, scan: Scan) -> Iterator[tuple[Scanned | Skipped, PreviousEntry | None]]:
         """Each scanned path with the previous entry of that path, where there is one."""

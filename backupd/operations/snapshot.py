@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backupd import __version__
 from backupd.capture.reading import open_for_capture, read_small
@@ -16,6 +16,7 @@ from backupd.capture.scan import LeftOutError, Scan, Scanned, ScanOptions, SkipK
 from backupd.config.settings import LocalTarget, ModelSettings, NasTarget, S3Target
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
 from backupd.operations.catalog import info_of
+from backupd.operations.choosing import Choice
 from backupd.operations.installation import Installation
 from backupd.operations.measuring import Measuring
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
@@ -109,13 +110,16 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
     progress = request.progress
     host = installation.settings.host
     cache = TreeCache.of_model(installation, repository, model.name)
-    previous = Previous.newest(repository, host, model.name, cache, progress.note)
+    previous = Previous.newest(
+        repository, host, model.name, cache, progress.note, scheme=model.scheme
+    )
     left_out: list[Skipped] = []
     progress.begin("store")
     options = ScanOptions(model.exclude, model.one_filesystem)
     root = bytes(model.path)
     since = previous.snapshot.record.time if previous.snapshot else 0.0
     with Scan(root, options) as scan, Measuring(root, options, since, progress):
+        choice = Choice(model.scheme, model.roles, scan)
         sink = TreeSink(
             repository,
             previous,
@@ -136,16 +140,20 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                     )
                 if isinstance(item, Skipped):
                     left_out.append(item)
+                elif choice.leaves(item):
+                    sink.changed = sink.changed or before is not None
                 elif before is not None and before.matches(item):
                     sink.keep(before)
                 else:
                     _capture(scan, item, before, sink, left_out, request)
             trees = sink.finish()
-            changed = sink.changed or previous.lost_entries or request.labels or request.metrics
+            changed = sink.changed or previous.lost_entries or not previous.is_of(model.scheme)
+            changed = changed or bool(request.labels or request.metrics)
             if not changed and previous.snapshot is not None:
                 sink.abandon()
                 return _Outcome(previous.snapshot, True, _notes(left_out))
             record = _record(request, previous, sink, trees, left_out, started)
+            record = replace(record, scheme=choice.scheme, left_out=choice.left_out())
             stored = sink.commit(record, request.lowest_version)
         except BaseException:
             sink.abandon()

@@ -5,7 +5,7 @@ Opening costs two small reads and the key; the index is loaded when somebody ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -149,19 +149,20 @@ class Repository:
                 damaged[name.object_name()] = error.message
         return Listing(tuple(snapshots), damaged, highest)
 
-    def newest_snapshot(self, folder: str, note: Callable[[str], None]) -> StoredSnapshot | None:
-        """The newest snapshot of a model folder that can be read; a damaged one is noted."""
+    def newest_snapshots(
+        self, folder: str, note: Callable[[str], None]
+    ) -> Iterator[StoredSnapshot]:
+        """The snapshots of a model folder that can be read, newest first, read one by one."""
         names = [parse_name(info.name) for info in self.target.list(f"{layout.SNAPSHOTS}{folder}/")]
         forgotten = {name.version for name in names if name and name.forgotten}
         versions = {name.version for name in names if name and not name.amendment}
         for version in sorted(versions - forgotten, reverse=True):
             try:
-                return self.read_snapshot(SnapshotName(folder, version))
+                yield self.read_snapshot(SnapshotName(folder, version))
             except ObjectMissingError:
                 continue
             except DamagedError as error:
                 note(f"{self.name}: {error.message}")
-        return None
 
     def highest_version(self, folder: str) -> int:
         """The highest version ever used in a model folder, 0 where there was none."""

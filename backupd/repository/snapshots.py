@@ -39,12 +39,24 @@ class Danger:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a scheme left out of a snapshot of files of one role: how many, their bytes, some
+    of their paths."""
+
+    role: str
+    files: int
+    size_bytes: int
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotRecord:
     """One snapshot as it is stored. Times in seconds since the epoch, UTC; sizes in bytes.
 
     `size_bytes` counts the files' content, `added_bytes` what of it was new to the target and
     `stored_bytes` what that took. `incomplete` and `skipped` name paths, for people.
-    `step` and `epoch` say how far the training was, None where nobody told.
+    `left_out` accounts for what the scheme did not keep. `step` and `epoch` say how far the
+    training was, None where nobody told.
     `code` holds what is known of the source code, and `code_trees` are the tree of what is kept
     of it. `findings` are files that may do harm when loaded. `secrets` is `left out` or `kept`,
     empty where they were not looked for. `made_by` names the version of backupd.
@@ -76,6 +88,7 @@ class SnapshotRecord:
     secrets: str = ""
     step: int | None = None
     epoch: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def all_trees(self) -> tuple[bytes, ...]:
@@ -165,6 +178,7 @@ def encode_snapshot(record: SnapshotRecord, name: str, sealer: Sealer) -> bytear
         "secrets": record.secrets,
         "step": record.step,
         "epoch": record.epoch,
+        "left_out": [[x.role, x.files, x.size_bytes, list(x.paths)] for x in record.left_out],
     }
     return _seal_json(value, name, sealer)
 
@@ -209,6 +223,10 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
             secrets=str(value.get("secrets", "")),
             step=None if value.get("step") is None else int(value["step"]),
             epoch=None if value.get("epoch") is None else float(value["epoch"]),
+            left_out=tuple(
+                LeftOut(str(role), int(files), int(size), tuple(str(path) for path in paths))
+                for role, files, size, paths in value.get("left_out", ())
+            ),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise DamagedError(f"{name} is damaged: its fields are not those of a snapshot") from None

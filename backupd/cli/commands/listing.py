@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from backupd.operations.catalog import Catalog
     from backupd.operations.installation import Installation
     from backupd.operations.reports import SnapshotInfo
+    from backupd.repository.snapshots import LeftOut
     from backupd.repository.tree import TreeEntry
 
 _COLUMNS = (
@@ -209,6 +210,7 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
     with opened(app, repository, quickly=True) as installation:
         resolved = resolve(installation, snapshot, target=target)
         info = resolved.info
+        left_out = resolved.stored.record.left_out
         name = rendered_name(installation.settings, info)
         most = None if app.verbose else MOST_FILES
         try:
@@ -220,18 +222,19 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
         app,
         {
             "snapshot": {**documents.snapshot(info), "rendered_name": name},
+            "left_out": [documents.left_out(part) for part in left_out],
             "storage": documents.snapshot_storage(described) if described else None,
         },
     )
     if not app.json:
-        output.facts(app, _facts(info, name))
+        output.facts(app, _facts(info, name, left_out))
         if described:
             say_storage(app, described)
         _say_paths(app, "left out, as they never held still", info.incomplete)
         _say_paths(app, "skipped, as they are no files", info.skipped)
 
 
-def _facts(info: SnapshotInfo, name: str) -> list[tuple[str, str]]:
+def _facts(info: SnapshotInfo, name: str, left_out: Sequence[LeftOut]) -> list[tuple[str, str]]:
     return [
         ("snapshot", info.name),
         ("named", name),
@@ -243,6 +246,7 @@ def _facts(info: SnapshotInfo, name: str) -> list[tuple[str, str]]:
         ("labels", pairs(info.labels)),
         ("metrics", pairs(info.metrics)),
         *_progress(info),
+        ("scheme", _scheme(info, left_out)),
         ("files", f"{info.file_count:,}"),
         ("size", f"{size(info.size_bytes)} ({info.size_bytes:,} bytes)"),
         ("added", f"{size(info.added_bytes)}, new against the parent"),
@@ -250,6 +254,21 @@ def _facts(info: SnapshotInfo, name: str) -> list[tuple[str, str]]:
         ("took", span(info.duration_seconds)),
         ("targets", ", ".join(info.targets)),
     ]
+
+
+def _scheme(info: SnapshotInfo, left_out: Sequence[LeftOut]) -> str:
+    """The scheme, and what it left out by role."""
+    parts = [
+        f"{count(part.files, f'{part.role} file')} of {size(part.size_bytes)} ({_some(part)})"
+        for part in left_out
+    ]
+    return f"{info.scheme}, without {'; '.join(map(printable, parts))}" if parts else info.scheme
+
+
+def _some(part: LeftOut) -> str:
+    named = part.paths[:3]
+    more = part.files - len(named)
+    return ", ".join(named) + (f" and {more:,} more" if more else "")
 
 
 def _progress(info: SnapshotInfo) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from backupd.cli.opening import chosen_models, load_settings, opened
 from backupd.cli.parameters import mapping, metric, pair, snapshot_argument
 from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
+from backupd.policy.schemes import EVERYTHING, SCHEMES
 
 if TYPE_CHECKING:
     from backupd.config.settings import ModelSettings
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
             "backupd snapshot llama-ft --label release=1.0 --metric eval_loss=1.84",
             "one of this model, under a label and with a metric",
         ),
+        ("backupd snapshot llama-ft --scheme params", "of its weights alone"),
         ("backupd snapshot llama-ft --wait", "where the daemon runs: until it is stored"),
     ),
 )
@@ -63,6 +66,13 @@ if TYPE_CHECKING:
     help="A metric of the snapshot, which `keep_best` and MODEL@best look at.",
 )
 @click.option(
+    "--scheme",
+    metavar="SCHEME",
+    type=click.Choice(list(SCHEMES)),
+    help="Keep this part of the folder: model, params, model+params, code+params, everything."
+    " Without it the model's own.",
+)
+@click.option(
     "--wait", is_flag=True, help="Where the daemon takes it: end when it is stored, not queued."
 )
 @click.pass_obj
@@ -71,6 +81,7 @@ def snapshot_command(
     models: tuple[str, ...],
     labels: Sequence[tuple[str, str]],
     metrics: Sequence[tuple[str, float]],
+    scheme: str | None,
     wait: bool,
 ) -> int:
     """Take one snapshot now of each MODEL, or of all of them.
@@ -85,9 +96,13 @@ def snapshot_command(
     # The quick way, as of an unchanged model's snapshot half the time would be reading YAML.
     settings = load_settings(app, quickly=True)
     chosen = chosen_models(settings, models)
+    if scheme:
+        chosen = [replace(model, scheme=scheme) for model in chosen]
     names = [model.name for model in chosen]
     try:
-        return _ask_daemon(app, settings.state_dir, names, label_map, metric_map, wait=wait)
+        return _ask_daemon(
+            app, settings.state_dir, names, label_map, metric_map, scheme=scheme or "", wait=wait
+        )
     except DaemonAbsentError:
         return take_snapshots(app, chosen, label_map, metric_map, quickly=True)
 
@@ -99,6 +114,7 @@ def _ask_daemon(
     labels: Mapping[str, str],
     metrics: Mapping[str, float],
     *,
+    scheme: str,
     wait: bool,
 ) -> int:
     """Snapshots by the daemon; returns the exit code. Raises `DaemonAbsentError`."""
@@ -110,6 +126,7 @@ def _ask_daemon(
             models,
             labels=labels,
             metrics=metrics,
+            scheme=scheme,
             wait=wait,
             on_event=RelayedProgress(progress),
         )
@@ -236,7 +253,8 @@ def say_report(app: App, report: SnapshotReport) -> None:
         also = f"; what {', '.join(copied)} lacked was copied" if copied else ""
         output.say(app, f"{report.model}: unchanged{also}")
     else:
-        named = f" ({pairs(info.labels)})" if info.labels else ""
+        told = (info.scheme if info.scheme != EVERYTHING else "", pairs(info.labels))
+        named = f" ({'; '.join(filter(None, told))})" if any(told) else ""
         output.say(
             app,
             f"{info.name}{named}: {count(info.file_count, 'file')}, {size(info.size_bytes)}",
