@@ -62,6 +62,11 @@ def snapshot(info: SnapshotInfo) -> Document:
         "incomplete": [text(path) for path in info.incomplete],
         "skipped": [text(path) for path in info.skipped],
         "targets": list(info.targets),
+        "code": dict(info.code) or None,
+        "findings": [
+            {"path": found.path, "level": found.level, "what": found.what}
+            for found in info.findings
+        ],
     }
 
 

@@ -161,6 +161,8 @@ class Performer:
                 progress=progress,
                 stop=stop,
             )
+        if report.retry and watch is not None:
+            watch.mark()
         missing = _missing(report)
         away = any(result.error for result in report.targets)
         self._store.change(

@@ -17,6 +17,7 @@ from typing import Any
 
 from backupd.errors import EXIT_DONE
 from backupd.operations.reports import SnapshotInfo, SnapshotReport, TargetResult
+from backupd.repository.danger import Danger
 
 SOCKET_NAME = "control.sock"
 MAX_REQUEST_BYTES = 256 * 1024
@@ -97,13 +98,17 @@ def socket_address(state_dir: Path) -> Iterator[str]:
 def encode_info(info: SnapshotInfo) -> dict[str, Any]:
     """A listed snapshot as JSON takes it."""
     # `replace` first: asdict copies mappings deeply, and those it is given may not be plain.
-    return asdict(replace(info, labels=dict(info.labels), metrics=dict(info.metrics)))
+    plain = replace(
+        info, labels=dict(info.labels), metrics=dict(info.metrics), code=dict(info.code)
+    )
+    return asdict(plain)
 
 
 def decode_info(value: Mapping[str, Any]) -> SnapshotInfo:
     """The way back. Raises `TypeError` or `KeyError` where it is none."""
     lists = {name: tuple(value[name]) for name in ("incomplete", "skipped", "targets")}
-    return SnapshotInfo(**{**value, **lists})
+    findings = tuple(Danger(**found) for found in value["findings"])
+    return SnapshotInfo(**{**value, **lists, "findings": findings})
 
 
 def encode_result(result: SnapshotResult) -> dict[str, Any]:
@@ -117,6 +122,7 @@ def encode_result(result: SnapshotResult) -> dict[str, Any]:
             "snapshot": encode_info(report.snapshot) if report.snapshot else None,
             "targets": [asdict(target) for target in report.targets],
             "notes": list(report.notes),
+            "retry": report.retry,
         }
     return document
 
@@ -131,5 +137,6 @@ def decode_result(value: Mapping[str, Any]) -> SnapshotResult:
             snapshot=decode_info(report["snapshot"]) if report["snapshot"] else None,
             targets=tuple(TargetResult(**target) for target in report["targets"]),
             notes=tuple(report["notes"]),
+            retry=report["retry"],
         )
     return SnapshotResult(**{**value, "report": report})

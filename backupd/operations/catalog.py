@@ -57,6 +57,8 @@ def info_of(stored: StoredSnapshot, targets: Iterable[str]) -> SnapshotInfo:
         scheme=record.scheme,
         step=record.step,
         epoch=record.epoch,
+        code=record.code,
+        findings=record.findings,
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from backupd.repository.danger import Danger
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +15,8 @@ class SnapshotInfo:
 
     `id` is the hex BLAKE3 of the stored snapshot object; `targets` names where it is listed.
     `incomplete` names paths that were left out because they never held still. `step` and `epoch`
-    say how far the training was, None where nobody told.
+    say how far the training was, None where nobody told. `code` is what docs/format.md says.
+    `findings` are files that may run code when they are loaded.
     """
 
     id: str
@@ -36,6 +40,8 @@ class SnapshotInfo:
     scheme: str = "everything"
     step: int | None = None
     epoch: float | None = None
+    code: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Danger, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,7 +63,8 @@ class TargetResult:
 class SnapshotReport:
     """The end of one `snapshot` of one model.
 
-    Where nothing changed, `snapshot` is the one that is still the newest.
+    Where nothing changed, `snapshot` is the one that is still the newest. `retry` says that
+    something beside the snapshot is to be tried again, such as a push of its code.
     """
 
     model: str
@@ -65,6 +72,7 @@ class SnapshotReport:
     snapshot: SnapshotInfo | None
     targets: tuple[TargetResult, ...]
     notes: tuple[str, ...] = ()
+    retry: bool = False
 
     @property
     def partial(self) -> bool:

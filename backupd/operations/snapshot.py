@@ -17,6 +17,7 @@ from backupd.config.settings import LocalTarget, ModelSettings, NasTarget, S3Tar
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
 from backupd.operations.catalog import info_of
 from backupd.operations.choosing import Choice
+from backupd.operations.code import code_notes, kept_code, settle_code
 from backupd.operations.installation import Installation
 from backupd.operations.measuring import Measuring
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
@@ -64,6 +65,7 @@ def take_snapshot(
     except StaleIndexError as error:
         progress.note(f"{error.message}; starting over")
         outcome = _snapshot_into(primary, request)
+    settled = settle_code(installation, model, outcome.stored.record)
     results = [TargetResult(name, 0, 0, error.message) for name, error in failed.items()]
     if not outcome.unchanged:
         version = outcome.stored.record.version
@@ -76,7 +78,8 @@ def take_snapshot(
         unchanged=outcome.unchanged,
         snapshot=info_of(outcome.stored, whole_on),
         targets=tuple(results),
-        notes=tuple(outcome.notes),
+        notes=(*outcome.notes, *settled.notes),
+        retry=settled.retry,
     )
 
 
@@ -154,11 +157,13 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                 return _Outcome(previous.snapshot, True, _notes(left_out))
             record = _record(request, previous, sink, trees, left_out, started)
             record = replace(record, scheme=choice.scheme, left_out=choice.left_out())
-            stored = sink.commit(record, request.lowest_version)
+            parent = previous.snapshot.record if previous.snapshot else None
+            with kept_code(installation, model, sink, record, parent) as code:
+                stored = sink.commit(code.record, request.lowest_version, code.complete)
         except BaseException:
             sink.abandon()
             raise
-    return _Outcome(stored, False, _notes(left_out))
+    return _Outcome(stored, False, [*_notes(left_out), *code_notes(stored.record)])
 
 
 def _record(

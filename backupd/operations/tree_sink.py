@@ -232,6 +232,10 @@ class TreeSink:
             )
         return self._writer
 
+    def stream(self) -> PackStream:
+        """A stream for what else belongs to the snapshot; whoever fills it closes it."""
+        return self._pack_stream()
+
     def _pack_stream(self) -> PackStream:
         if self._stream is None:
             self._stream = self._open_writer().stream()
@@ -298,11 +302,16 @@ class TreeSink:
         self._finished = True
         return tuple(self._trees)
 
-    def commit(self, record: SnapshotRecord, lowest_version: Callable[[], int]) -> StoredSnapshot:
-        """List the snapshot, after `finish`. Raises `StaleIndexError`."""
+    def commit(
+        self,
+        record: SnapshotRecord,
+        lowest_version: Callable[[], int],
+        complete: Callable[[SnapshotRecord], SnapshotRecord],
+    ) -> StoredSnapshot:
+        """List the snapshot, after `finish`; see `Writer.commit`. Raises `StaleIndexError`."""
         writer = self._open_writer()
         writer.finish()
-        whole = writer.commit(record, lowest_version)
+        whole = writer.commit(record, lowest_version, complete)
         self._cache.keep_only(record.trees)
         folder = self._repository.secrets.model_folder(whole.host, whole.model)
         return self._repository.read_snapshot(SnapshotName(folder, whole.version))

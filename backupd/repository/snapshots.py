@@ -18,24 +18,11 @@ import zstandard
 from backupd.codec.blob import ID_SIZE
 from backupd.codec.sealing import Sealer, seal, unseal
 from backupd.errors import DamagedError
+from backupd.repository.danger import Danger
 from backupd.repository.layout import MAX_SNAPSHOT, SNAPSHOTS
 
 _ASSOCIATED = b"backupd format 1: snapshot "
 _NAME = re.compile(r"snapshots/([0-9a-f]{32})/([0-9]{10})(?:\+([0-9]{6})|(-forgotten))?")
-
-
-@dataclass(frozen=True, slots=True)
-class Danger:
-    """A file of a snapshot that may run code when it is loaded; see `capture.danger`.
-
-    `level` is `dangerous` (it calls what is known to do harm), `unknown` (it calls what is not
-    known to be harmless) or `unscanned` (it could not be looked through); `what` goes after the
-    path in a sentence.
-    """
-
-    path: str
-    level: str
-    what: str
 
 
 @dataclass(frozen=True, slots=True)

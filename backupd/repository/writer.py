@@ -265,19 +265,23 @@ class Writer:
             pass  # the one who abandons has a failure to tell already
 
     def commit(
-        self, record: SnapshotRecord, lowest_version: Callable[[], int] = lambda: 1
+        self,
+        record: SnapshotRecord,
+        lowest_version: Callable[[], int] = lambda: 1,
+        complete: Callable[[SnapshotRecord], SnapshotRecord] = lambda versioned: versioned,
     ) -> SnapshotRecord:
         """List the snapshot, under the next free version; the record with that version.
 
+        `complete` adds to a record what needs its version; it is called for each that is tried.
         To be called after `finish`. Raises `StaleIndexError` where packs are gone that it
         needs, as may be after it ran for longer than the grace period.
         """
         folder = self.repository.secrets.model_folder(record.host, record.model)
         self._look_again(record, folder)
         version = max(self.repository.highest_version(folder) + 1, lowest_version())
-        while not self._list_as(replace(record, version=version), folder):
+        while not self._list_as(listed := complete(replace(record, version=version)), folder):
             version += 1
-        return replace(record, version=version)
+        return listed
 
     def list_copy(self, record: SnapshotRecord, name: str, stored: bytes) -> None:
         """List a snapshot of another target as it is there. After `finish`.

@@ -11,6 +11,7 @@ import click
 from backupd import errors
 from backupd.cli import completion, documents, output
 from backupd.cli.app import App
+from backupd.cli.code import code_facts, say_code_notes, say_findings, short_commit
 from backupd.cli.command import command
 from backupd.cli.errors import error_document, explain
 from backupd.cli.formatting import (
@@ -47,6 +48,7 @@ _COLUMNS = (
     Column("SIZE", right=True),
     Column("ADDED", right=True, drop=1),
     Column("STORED", right=True, drop=4),
+    Column("CODE", drop=3),
     Column("LABELS", shrink=10, drop=3),
     Column("TARGETS", shrink=8, drop=2),
     Column(""),
@@ -96,7 +98,8 @@ def list_command(
 
     SIZE is what a restore would write, ADDED the part of it that was new, and STORED what
     the target took for that. A ! marks a snapshot that lacks files which never held still
-    while they were read; `backupd show` names them. A target that cannot be reached is
+    while they were read; `backupd show` names them. CODE is the commit or revision of the
+    code, with a + where the code differed from it. A target that cannot be reached is
     named, and what the others hold is shown.
     """
     from backupd.operations.catalog import read_catalog
@@ -168,6 +171,7 @@ def _row(info: SnapshotInfo, own_host: str) -> tuple[str, ...]:
         size(info.size_bytes),
         size(info.added_bytes),
         size(info.stored_bytes),
+        short_commit(info.code),
         pairs(info.labels),
         ",".join(info.targets),
         "!" if info.incomplete else "",
@@ -231,7 +235,9 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
         if described:
             say_storage(app, described)
         _say_paths(app, "left out, as they never held still", info.incomplete)
-        _say_paths(app, "skipped, as they are no files", info.skipped)
+        _say_paths(app, "left out", info.skipped)
+        say_code_notes(app, info)
+        say_findings(app, info.findings)
 
 
 def _facts(info: SnapshotInfo, name: str, left_out: Sequence[LeftOut]) -> list[tuple[str, str]]:
@@ -252,6 +258,7 @@ def _facts(info: SnapshotInfo, name: str, left_out: Sequence[LeftOut]) -> list[t
         ("added", f"{size(info.added_bytes)}, new against the parent"),
         ("stored", _stored(info)),
         ("took", span(info.duration_seconds)),
+        *code_facts(info),
         ("targets", ", ".join(info.targets)),
     ]
 

@@ -1,0 +1,80 @@
+"""What is known of a snapshot's code and of its dangers, in lines for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from backupd.cli import output
+from backupd.cli.app import App
+from backupd.cli.formatting import count, printable
+
+if TYPE_CHECKING:
+    from backupd.operations.reports import SnapshotInfo
+    from backupd.repository.danger import Danger
+
+_SHORT = 9
+_SHOWN = 20
+
+
+def short_commit(code: Mapping[str, Any]) -> str:
+    """`46ed106ab+` (the code differed from it), `r41`, or nothing."""
+    mark = "+" if code.get("dirty") else ""
+    if code.get("commit"):
+        return f"{printable(str(code['commit']))[:_SHORT]}{mark}"
+    return f"r{code['revision']}{mark}" if code.get("revision") else ""
+
+
+def code_facts(info: SnapshotInfo) -> Iterator[tuple[str, str]]:
+    """Names and values for `show`."""
+    code = info.code
+    if not code:
+        return
+    told = []
+    if code.get("commit"):
+        on = f" on {code['branch']}" if code.get("branch") else ", no branch"
+        told.append(f"git commit {str(code['commit'])[:12]}{on}")
+    elif code.get("system") == "git":
+        told.append("git, without a commit yet")
+    elif code.get("revision"):
+        told.append(f"Subversion revision {code['revision']}")
+    if code.get("state"):
+        told.append(f"in the middle of a {code['state']}")
+    if code.get("dirty"):
+        told.append("with changes")
+    yield "code", printable(", ".join([*told, str(code.get("path", ""))]))
+    if code.get("remote") or code.get("url"):
+        yield "remote", printable(str(code.get("remote") or code.get("url")))
+    if code.get("side_commit"):
+        yield "committed", printable(f"{str(code['side_commit'])[:12]} on {code['side_branch']}")
+    if code.get("kept"):
+        yield "kept", printable(", ".join(map(str, code["kept"])))
+    environment = code.get("environment")
+    if isinstance(environment, Mapping):
+        from backupd.capture.provenance.environment import shown_environment
+
+        yield "ran on", printable(shown_environment(environment))
+
+
+def say_code_notes(app: App, info: SnapshotInfo) -> None:
+    """What could not be told or kept of the code."""
+    for note in info.code.get("notes", ()):
+        output.note(app, f"code: {printable(str(note))}")
+
+
+def say_findings(app: App, findings: Sequence[Danger]) -> None:
+    """Each file that may run code when it is loaded, the dangerous ones as warnings."""
+    dangerous = [found for found in findings if found.level == "dangerous"]
+    limit = len(dangerous) if app.verbose else _SHOWN
+    for found in dangerous[:limit]:
+        output.warn(app, f"{printable(found.path)} {printable(found.what)}")
+    if len(dangerous) > limit:
+        output.warn(app, f"and {len(dangerous) - limit:,} more dangerous files")
+    others = [found for found in findings if found.level != "dangerous"]
+    for found in others[: len(others) if app.verbose else 3]:
+        output.note(app, f"{printable(found.path)} {printable(found.what)}")
+    if len(others) > 3 and not app.verbose:
+        levels = Counter(found.level for found in others[3:])
+        more = ", ".join(f"{number:,} {level}" for level, number in sorted(levels.items()))
+        output.note(app, f"and {count(len(others) - 3, 'more file')} ({more}), which -v shows")
