@@ -56,6 +56,16 @@ class CommandFailedError(Exception):
     """A measured command ended with another exit code than 0."""
 
 
+def environment(command: Command) -> dict[str, str]:
+    """The variables that a command is run with.
+
+    Programs in Python keep their bytecode, as they do where they are installed: without it every
+    start compiles the whole of them.
+    """
+    inherited = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, **command.environment}
+
+
 def run(command: Command) -> Cost:
     """Run `command` to its end and return its cost. Raises CommandFailedError, OSError."""
     with tempfile.TemporaryFile() as output:
@@ -67,7 +77,7 @@ def run(command: Command) -> Cost:
         process = subprocess.Popen(
             command.arguments,
             cwd=command.directory,
-            env={**os.environ, **command.environment},
+            env=environment(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

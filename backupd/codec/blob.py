@@ -11,7 +11,7 @@ import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import zstandard
 
@@ -54,6 +54,23 @@ class Numbers:
     width: int
     floating: bool = False
     phase: int = 0
+
+
+class Base(Protocol):
+    """A chunk, stored plain, that another of its size may be a difference from."""
+
+    @property
+    def base_id(self) -> bytes:
+        """The id of its blob."""
+        ...
+
+    def peek(self, offset: int, out: memoryview) -> bool:
+        """Fill `out` from its byte `offset` on, unverified; false where only `read` can."""
+        ...
+
+    def read(self) -> Buffer | None:
+        """Its plain bytes, verified, good until another base is read; None if not to be had."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +139,13 @@ class BlobEncoder:
         self,
         frame: memoryview,
         numbers: Numbers | None = None,
-        base_id: bytes = b"",
-        base: Buffer | None = None,
+        base: Base | None = None,
     ) -> Encoded:
         """The smallest of the forms that the chunk's content makes worth trying.
 
         The chunk is `frame[HEADROOM:]`; the room before it is the encoder's to write, so that
         a raw blob needs no copy. `numbers` is what is known of its elements (None for bytes that
-        are no numbers, as a tree's), `base` the plain content of the blob `base_id`.
+        are no numbers, as a tree's), `base` what it may be a difference from.
         """
         chunk = frame[HEADROOM:]
         size = len(chunk)
@@ -139,7 +155,7 @@ class BlobEncoder:
             if known is None:
                 return self._raw(frame)
             if known.width > 1 or numbers.width:
-                return encoder.encode(chunk, known, base_id, base) or self._raw(frame)
+                return encoder.encode(chunk, known, base) or self._raw(frame)
         # What is small is cheap to store and dear to set a high level up for.
         payload = (self._zstd if size > _SMALL else self._quick).compress(chunk)
         if len(payload) < size * _WORTH:

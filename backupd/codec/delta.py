@@ -1,14 +1,15 @@
 """A chunk of numbers as its difference from a base chunk, in byte planes.
 
-The base is another chunk's plain bytes of the same length and layout; which chunk that is, and
-that it is stored plain itself, is the caller's affair. `PlaneDecoder` reads both.
+The base is another chunk of the same length and layout; which chunk that is, and that it is
+stored plain itself, is the caller's affair. `PlaneDecoder` reads both.
 """
 
 from __future__ import annotations
 
-from backupd.codec.plane_kernels import Buffer, as_bytes
+from backupd.codec.blob import Base
+from backupd.codec.plane_kernels import Buffer, Bytes, as_bytes
 from backupd.codec.plane_source import Source
-from backupd.codec.planes import MIN_ELEMENTS, WORTH, PlaneEncoder
+from backupd.codec.planes import WORTH, PlaneEncoder, PlanePlan, sample_ranges
 
 # A restore must read the base as well, so a difference that saves less is stored plain.
 WORTH_A_BASE = 0.98
@@ -17,32 +18,48 @@ _TRY_BOTH_BYTES = 64 << 10
 
 
 def encode_delta(
-    planes: PlaneEncoder,
-    chunk: Buffer,
-    base: Buffer,
-    width: int,
-    rotate: bool,
-    out: Buffer,
-    *,
-    phase: int = 0,
+    planes: PlaneEncoder, alone: Source, plain_plan: PlanePlan, base: Base, out: Buffer
 ) -> int:
-    """Encode `chunk` as its difference from `base` into `out`; the payload's length.
+    """Encode the chunk of `alone` as its difference from `base` into `out`; the payload's length.
 
-    0 says that the chunk alone takes no more room; encode it plain then. The arguments are
-    those of `PlaneEncoder.encode`; `base` has the size of `chunk`. Chunks of up to 64 KiB are
-    tried both ways, larger ones by a sample.
+    0 says that the chunk alone takes no more room, or that the base is not to be had; encode it
+    plain then. `plain_plan` is what its own sample promised, `base` a chunk of its size, `out`
+    has room for any payload. Chunks of up to 64 KiB are tried both ways, larger ones by a
+    sample, for which the base is not read where it can be peeked at.
     """
-    data = as_bytes(chunk)
-    difference = Source(planes.blocks, data, width, rotate, phase, as_bytes(base))
-    if difference.count < MIN_ELEMENTS:
+    small = alone.data.size <= _TRY_BOTH_BYTES
+    known = min(plain_plan.estimate, WORTH) * WORTH_A_BASE
+    plan: PlanePlan | None = None
+    if not small and (theirs := _peeked(planes, alone, base)) is not None:
+        mine = planes.sample(alone)
+        sample = Source(alone.blocks, mine.data, alone.width, alone.numbers, 0, theirs)
+        plan = planes.plan_by(sample, alone.count)
+        if plan.estimate >= known:
+            return 0
+    content = base.read()
+    if content is None or len(content) != alone.data.size:
         return 0
-    alone = Source(planes.blocks, data, width, rotate, phase)
-    plan, plain_plan = planes.plan(difference), planes.plan(alone)
-    if plan.estimate >= min(plain_plan.estimate, WORTH) * WORTH_A_BASE:
-        return 0
-    if data.size <= _TRY_BOTH_BYTES:
-        plain_size = planes.write(alone, plain_plan, out) or data.size
-    else:
-        plain_size = data.size
+    difference = Source(
+        alone.blocks, alone.data, alone.width, alone.numbers, alone.phase, as_bytes(content)
+    )
+    if plan is None:
+        plan = planes.plan(difference)
+        if plan.estimate >= known:
+            return 0
+    plain_size = (small and planes.write(alone, plain_plan, out)) or alone.data.size
     written = planes.write(difference, plan, out)
     return written if written < plain_size * WORTH_A_BASE else 0
+
+
+def _peeked(planes: PlaneEncoder, alone: Source, base: Base) -> Bytes | None:
+    """The base's elements of a sample, or None where they are not to be had for a look."""
+    width = alone.width
+    ranges = sample_ranges(alone.count)
+    pieces = planes.base_room(sum(end - begin for begin, end in ranges) * width)
+    at = 0
+    for begin, end in ranges:
+        size = (end - begin) * width
+        if not base.peek(alone.phase + begin * width, pieces[at : at + size].data):
+            return None
+        at += size
+    return pieces

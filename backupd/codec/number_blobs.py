@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import mmap
 
-from backupd.codec.blob import HEADROOM, MAX_CHUNK, BlobHeader, Buffer, Codec, Encoded, Numbers
+from backupd.codec.blob import (
+    HEADROOM,
+    MAX_CHUNK,
+    Base,
+    BlobHeader,
+    Buffer,
+    Codec,
+    Encoded,
+    Numbers,
+)
 from backupd.codec.delta import encode_delta
 from backupd.codec.plane_decoder import PlaneDecoder
+from backupd.codec.plane_kernels import as_bytes
 from backupd.codec.plane_probe import LayoutProbe
-from backupd.codec.planes import PlaneEncoder, payload_bound
+from backupd.codec.plane_source import Source
+from backupd.codec.planes import MIN_ELEMENTS, WORTH, PlaneEncoder, payload_bound
 from backupd.errors import DamagedError
 
 _ROUND = 1 << 20
@@ -34,23 +45,24 @@ class NumberEncoder:
         layout = self._probe.probe(chunk)
         return None if layout is None else Numbers(layout.width, layout.rotate, layout.phase)
 
-    def encode(
-        self, chunk: memoryview, numbers: Numbers, base_id: bytes, base: Buffer | None
-    ) -> Encoded | None:
+    def encode(self, chunk: memoryview, numbers: Numbers, base: Base | None) -> Encoded | None:
         """The chunk as planes, from the base where that is smaller; None where neither pays.
 
-        `base` is the plain content of the blob `base_id`, or None.
+        A base has the chunk's size.
         """
         needed = HEADROOM + payload_bound(len(chunk))
         if len(self._out) < needed:
             self._out = memoryview(mmap.mmap(-1, (needed + _ROUND - 1) // _ROUND * _ROUND))
-        width, rotate, phase = numbers.width, numbers.floating, numbers.phase
-        room = self._out[HEADROOM:]
-        if base is not None and len(base) == len(chunk):
-            size = encode_delta(self._planes, chunk, base, width, rotate, room, phase=phase)
-            if size:
-                return self._encoded(Codec.DELTA, base_id, size)
-        size = self._planes.encode(chunk, width, rotate, room, phase=phase)
+        planes, room = self._planes, self._out[HEADROOM:]
+        source = Source(
+            planes.blocks, as_bytes(chunk), numbers.width, numbers.floating, numbers.phase
+        )
+        if source.count < MIN_ELEMENTS:
+            return None
+        plan = planes.plan(source)
+        if base is not None and (size := encode_delta(planes, source, plan, base, room)):
+            return self._encoded(Codec.DELTA, base.base_id, size)
+        size = planes.write(source, plan, room) if plan.estimate < WORTH else 0
         return self._encoded(Codec.PLANES, b"", size) if size else None
 
     def _encoded(self, codec: Codec, base_id: bytes, size: int) -> Encoded:

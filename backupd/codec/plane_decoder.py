@@ -6,13 +6,13 @@ the plain size that the caller states, and nothing that a payload claims is allo
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import zstandard
 
-from backupd.codec.plane_format import WIDTHS, Group, Method, Table, parse_table
+from backupd.codec.plane_format import Group, Method, Table, parse_table
 from backupd.codec.plane_kernels import (
     BLOCK_BYTES,
     Blocks,
@@ -35,13 +35,9 @@ class PlaneDecoder:
         self._blocks = Blocks()
         self._order = PlaneOrder()
         self._kept: list[Bytes] = []
-        # All planes of a chunk are read side by side, and a decompressor has one state.
-        self._zstd = [
-            zstandard.ZstdDecompressor(
-                max_window_size=_MAX_WINDOW, format=zstandard.FORMAT_ZSTD1_MAGICLESS
-            )
-            for _ in range(max(WIDTHS))
-        ]
+        self._zstd = zstandard.ZstdDecompressor(
+            max_window_size=_MAX_WINDOW, format=zstandard.FORMAT_ZSTD1_MAGICLESS
+        )
 
     def decode(self, payload: Buffer, out: Buffer, *, base: Buffer | None = None) -> None:
         """Fill `out`, whose size is the chunk's plain size, from `payload`.
@@ -60,29 +56,42 @@ class PlaneDecoder:
             origin = elements(origin, table.width, table.head_bytes)
         at = _take_ends(source, at, target, table)
         body = elements(target, table.width, table.head_bytes)
-        readers: list[_PlaneReader] = []
+        count = body.size // table.width
+        parts: list[_Part] = []
         for group in table.groups:
-            readers.append(self._reader(group, source[at : at + group.stored_bytes]))
+            stored = source[at : at + group.stored_bytes]
+            parts.append(_Part(group, self._words_of(group, stored, count)))
             at += group.stored_bytes
         if table.ordered and origin is not None:
-            readers = self._in_order(table, readers, origin)
-        for low in range(0, body.size, BLOCK_BYTES):
-            high = low + BLOCK_BYTES
-            self._join(table, readers, body[low:high], None if origin is None else origin[low:high])
-        for reader in readers:
-            reader.finish()
+            self._put_in_order(table, parts, origin)
+        # From the highest plane down, as a word is put together by shifts to the left.
+        parts.sort(key=lambda part: part.group.first, reverse=True)
+        step = BLOCK_BYTES // table.width
+        for low in range(0, count, step):
+            span = slice(low * table.width, (low + step) * table.width)
+            self._join(table, parts, low, body[span], None if origin is None else origin[span])
 
-    def _reader(self, group: Group, stored: Bytes) -> _PlaneReader:
-        if group.method == Method.ZSTD:
-            return _ZstdReader(group, self._zstd[group.first].stream_reader(stored.data))
-        if group.method == Method.CONSTANT:
-            return _ConstantReader(group, stored)
-        return _RawReader(group, stored)
+    def _words_of(self, group: Group, stored: Bytes, count: int) -> Bytes:
+        """What a group stores of `count` elements, decompressed; of a constant its one word."""
+        if group.method != Method.ZSTD:
+            return stored
+        size = count * group.planes
+        try:
+            # What the frame claims is checked before anything is allocated for it.
+            claimed = zstandard.get_frame_parameters(
+                stored.data, format=zstandard.FORMAT_ZSTD1_MAGICLESS
+            ).content_size
+            if claimed not in (size, zstandard.CONTENTSIZE_UNKNOWN):
+                raise DamagedError("a plane of a chunk is not as long as its elements")
+            plain = self._zstd.decompress(stored.data, max_output_size=size)
+        except zstandard.ZstdError as error:
+            raise DamagedError(f"a plane of a chunk does not decompress: {error}") from None
+        if len(plain) != size:
+            raise DamagedError("a plane of a chunk is not as long as its elements")
+        return as_bytes(plain)
 
-    def _in_order(
-        self, table: Table, readers: Sequence[_PlaneReader], origin: Bytes
-    ) -> list[_PlaneReader]:
-        """Readers of the elements' own order, with the zstd planes decompressed and put back."""
+    def _put_in_order(self, table: Table, parts: Sequence[_Part], origin: Bytes) -> None:
+        """Put the zstd planes back into the elements' own order."""
         width, count = table.width, origin.size // table.width
         keys = self._buffer(0, count)
         step = BLOCK_BYTES // width
@@ -90,34 +99,33 @@ class PlaneDecoder:
             high = min(low + step, count)
             words = self._blocks.words(origin[low * width : high * width], width, 0)
             self._blocks.take_exponents(words, keys[low:high])
-        result: list[_PlaneReader] = []
         planes: list[Bytes] = []
-        for reader in readers:
-            group = reader.group
-            if group.method != Method.ZSTD:
-                result.append(reader)
+        for part in parts:
+            if part.group.method != Method.ZSTD:
                 continue
-            if group.planes != 1:
+            if part.group.planes != 1:
                 raise DamagedError("a plane-coded chunk has an order for a group of planes")
             plane = self._buffer(1 + len(planes), count)
-            reader.read(count, plane)
-            reader.finish()
+            np.copyto(plane, part.data)
+            part.data = plane
             planes.append(plane)
-            result.append(_RawReader(group, plane))
         self._order.restore(keys, planes)
-        return result
 
     def _join(
-        self, table: Table, readers: Sequence[_PlaneReader], out: Bytes, base: Bytes | None
+        self, table: Table, parts: Sequence[_Part], low: int, out: Bytes, base: Bytes | None
     ) -> None:
-        """Put one block of elements together into `out`."""
+        """Put one block of elements together into `out`, from the `low`th element of each part."""
         width, blocks = table.width, self._blocks
         count = out.size // width
         words = blocks.scratch(0, width, count)
-        for reader in readers:
-            scratch = blocks.scratch(1, 1, count * reader.group.planes)
-            data = reader.read(count, scratch)
-            blocks.put_planes(words, reader.group.first, reader.group.planes, data)
+        for number, part in enumerate(parts):
+            first = number == 0
+            group = part.group
+            if group.method == Method.CONSTANT:
+                blocks.append_constant(words, group.planes, part.data, first=first)
+                continue
+            data = part.data[low * group.planes : (low + count) * group.planes]
+            blocks.append_planes(words, group.planes, data, first=first)
         result: Words = out.view(words.dtype)
         aligned = result.flags.aligned
         if not aligned:
@@ -143,65 +151,12 @@ class PlaneDecoder:
         return self._kept[index][:size]
 
 
-class _PlaneReader(abc.ABC):
-    """Gives a group's bytes piece by piece."""
+@dataclass(slots=True)
+class _Part:
+    """A group and its words, of a constant the one that all elements share."""
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
-
-    @abc.abstractmethod
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        """The bytes of the next `count` elements; may lie in `scratch`."""
-
-    def finish(self) -> None:  # noqa: B027 - only one of the methods has anything left over
-        """Raise `DamagedError` where more is stored than the elements need."""
-
-
-class _RawReader(_PlaneReader):
-    def __init__(self, group: Group, stored: Bytes) -> None:
-        super().__init__(group)
-        self._stored = stored
-        self._at = 0
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        begin, self._at = self._at, self._at + count * self.group.planes
-        return self._stored[begin : self._at]
-
-
-class _ConstantReader(_PlaneReader):
-    def __init__(self, group: Group, stored: Bytes) -> None:
-        super().__init__(group)
-        self._stored = stored
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        scratch.reshape(count, self.group.planes)[:] = self._stored
-        return scratch
-
-
-class _ZstdReader(_PlaneReader):
-    def __init__(self, group: Group, stream: zstandard.ZstdDecompressionReader) -> None:
-        super().__init__(group)
-        self._stream = stream
-
-    def read(self, count: int, scratch: Bytes) -> Bytes:
-        view, at = scratch.data, 0
-        try:
-            while at < len(view):
-                got = self._stream.readinto(view[at:])
-                if not got:
-                    raise DamagedError("a plane of a chunk ends before its elements do")
-                at += got
-        except zstandard.ZstdError as error:
-            raise DamagedError(f"a plane of a chunk does not decompress: {error}") from None
-        return scratch
-
-    def finish(self) -> None:
-        try:
-            more = self._stream.read(1)
-        except zstandard.ZstdError as error:
-            raise DamagedError(f"a plane of a chunk does not decompress: {error}") from None
-        if more:
-            raise DamagedError("a plane of a chunk is longer than its elements")
+    group: Group
+    data: Bytes
 
 
 def _take_ends(source: Bytes, at: int, target: Bytes, table: Table) -> int:

@@ -15,7 +15,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Buffer: TypeAlias = bytes | bytearray | memoryview | Bytes
 Words: TypeAlias = NDArray[Any]  # unsigned integers of a chunk's width
 
-BLOCK_BYTES = 128 << 10  # four blocks (elements, base, two scratch) fit in 1 MiB of L2
+BLOCK_BYTES = 256 << 10  # long enough to forget the cost of a call, short enough for L2 and L3
 
 _TYPES: dict[int, np.dtype[Any]] = {n: np.dtype(f"<u{n}") for n in (1, 2, 4, 8)}
 # Half of each digit's range, in every byte: see `difference`.
@@ -123,8 +123,26 @@ class Blocks:
             shift = 52 if words.itemsize == 8 else 8 * words.itemsize - 9
             np.right_shift(words, shift, out=out, casting="unsafe")
 
-    def put_planes(self, words: Words, first: int, planes: int, data: Bytes) -> None:
-        """The inverse of `take_planes`: set those bytes of each word; uses scratch 3."""
+    def append_planes(self, words: Words, planes: int, data: Bytes, *, first: bool) -> None:
+        """Shift each word up by so many bytes and set those from `data`; uses scratch 2 and 3.
+
+        With `first` the words hold nothing yet. Casts and shifts of whole blocks are half again
+        as fast as a copy with a stride.
+        """
         narrow = self.words(data, planes, 3)
-        step = words.itemsize // planes
-        np.copyto(words.view(_TYPES[planes])[first // planes :: step], narrow)
+        if first:
+            np.copyto(words, narrow)
+            return
+        wide = self.scratch(2, words.itemsize, words.size)
+        np.copyto(wide, narrow)
+        np.left_shift(words, 8 * planes, out=words)
+        np.bitwise_or(words, wide, out=words)
+
+    def append_constant(self, words: Words, planes: int, data: Bytes, *, first: bool) -> None:
+        """`append_planes` where all words have the bytes `data`."""
+        value = words.dtype.type(int.from_bytes(data.tobytes(), "little"))
+        if first:
+            words.fill(value)
+            return
+        np.left_shift(words, 8 * planes, out=words)
+        np.bitwise_or(words, value, out=words)

@@ -40,6 +40,11 @@ class Source:
         self.count = self._body.size // width
 
     @property
+    def blocks(self) -> Blocks:
+        """The scratch blocks that it works in."""
+        return self._blocks
+
+    @property
     def delta(self) -> bool:
         """Whether the elements are differences from a base."""
         return self._base is not None

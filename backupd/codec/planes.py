@@ -25,7 +25,9 @@ _SAMPLE_PIECES = 8
 _SAMPLE_ELEMENTS = 8 << 10
 _WINDOW_LOG = 17  # a window of one zstd block: planes of numbers hold no distant matches
 _WORTH_A_SEARCH = 0.97  # a search for matches takes three times as long as Huffman coding alone
-_WORTH_AN_ORDER = 0.985  # what an order by two halves of a sample must promise
+# What an order by two halves of a sample must save of the payload: it takes half of a
+# difference's speed, both ways.
+_WORTH_AN_ORDER = 0.03
 _MIN_ORDERED = 32 << 10  # elements; below, the Huffman tables of eight slices take the gain
 
 
@@ -87,8 +89,19 @@ class PlaneEncoder:
 
     def plan(self, source: Source) -> PlanePlan:
         """Sample `source` and choose a method for each plane."""
-        sample = source.sample(_sample_ranges(source.count), self._pieces, self._base_pieces)
-        size = sample.count
+        return self.plan_by(self.sample(source), source.count)
+
+    def sample(self, source: Source) -> Source:
+        """Elements from all over `source`; good until the next call."""
+        return source.sample(sample_ranges(source.count), self._pieces, self._base_pieces)
+
+    def base_room(self, size: int) -> Bytes:
+        """Where the `size` bytes of a base's sample may be put; good until the next `sample`."""
+        return self._base_pieces[:size]
+
+    def plan_by(self, sample: Source, count: int) -> PlanePlan:
+        """`plan` for a source of `count` elements of which the sample is given."""
+        source, size = sample, sample.count
         *planes, keys = self._buffers(source.width + 1, size)
         words = sample.words(0, size)
         for number, plane in enumerate(planes):
@@ -102,17 +115,20 @@ class PlaneEncoder:
         methods = tuple(Method.ZSTD if s < size * WORTH else Method.RAW for s in sizes)
         coded = [number for number, method in enumerate(methods) if method != Method.RAW]
         ordered = False
-        if coded and source.delta and source.numbers and source.count >= _MIN_ORDERED:
-            sample.exponents(0, size, keys)
+        promised = sum(min(s, size) for s in sizes)
+        if coded and source.delta and source.numbers and count >= _MIN_ORDERED:
             widest = max(coded, key=lambda number: sizes[number])
-            ordered = self._order_pays(keys, planes[widest], sizes[widest])
-        estimate = sum(min(s, size) for s in sizes) / (size * source.width)
-        return PlanePlan(methods, estimate, matches, ordered)
+            # Most that is saved lies in the fullest of the coded planes; the rest is not looked at.
+            if sizes[widest] > promised * _WORTH_AN_ORDER:
+                sample.exponents(0, size, keys)
+                saved = self._saved_by_order(keys, planes[widest], sizes[widest])
+                ordered = saved >= promised * _WORTH_AN_ORDER
+        return PlanePlan(methods, promised / (size * source.width), matches, ordered)
 
-    def _order_pays(self, keys: Bytes, plane: Bytes, size: int) -> bool:
+    def _saved_by_order(self, keys: Bytes, plane: Bytes, size: int) -> int:
         high = keys > np.partition(keys, keys.size // 2)[keys.size // 2]
         halves = (plane[high], plane[~high])
-        return sum(len(self._numbers.compress(h.data)) for h in halves) < size * _WORTH_AN_ORDER
+        return size - sum(len(self._numbers.compress(half.data)) for half in halves)
 
     def write(self, source: Source, plan: PlanePlan, out: Buffer) -> int:
         """Split `source` as `plan` says into `out`; the payload's length.
@@ -176,12 +192,12 @@ class PlaneEncoder:
 
 
 def _compressor(**parameters: int) -> zstandard.ZstdCompressor:
-    # The table holds each plane's length and the blob's seal its integrity, so a frame needs
-    # neither magic number, size nor checksum.
+    # The blob's seal holds its integrity, so a frame needs neither magic number nor checksum. A
+    # frame that states its size is decompressed to its place, without a window in between.
     return zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(
             format=zstandard.FORMAT_ZSTD1_MAGICLESS,
-            write_content_size=False,
+            write_content_size=True,
             write_checksum=False,
             **parameters,
         )
@@ -190,7 +206,7 @@ def _compressor(**parameters: int) -> zstandard.ZstdCompressor:
 
 def _compress_slices(compressor: zstandard.ZstdCompressor, plane: Bytes) -> bytes:
     """One frame in which no block, and so no Huffman table, spans two of the eight slices."""
-    stream = compressor.compressobj()
+    stream = compressor.compressobj(size=plane.size)
     columns = plane.size // RANKS
     parts = []
     for rank in range(RANKS):
@@ -220,7 +236,8 @@ def _raw_groups(methods: Sequence[Method], count: int) -> list[Group]:
     return groups
 
 
-def _sample_ranges(count: int) -> list[tuple[int, int]]:
+def sample_ranges(count: int) -> list[tuple[int, int]]:
+    """Which elements of `count` are a sample of them, as (begin, end)."""
     if count <= _SAMPLE_ELEMENTS:
         return [(0, count)]
     size = _SAMPLE_ELEMENTS // _SAMPLE_PIECES

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from backupd.capture.folders import OpenFolder, name_of
 from backupd.codec.blob import Buffer
 from backupd.errors import BackupdError
-from backupd.operations.bases import BaseTable
+from backupd.operations.bases import BaseTable, Place
 from backupd.repository.reader import BlobReader, kept_buffer
 from backupd.repository.tree import ChunkRef
 
@@ -40,16 +41,28 @@ class BaseReader:
         self._buffer = memoryview(b"")
         self._path = b""
         self._fd = -1
+        self._mtime_ns = -1
+
+    def base(self, ref: ChunkRef) -> StoredBase:
+        """A chunk as what another may be a difference from."""
+        return StoredBase(self, ref)
+
+    def peek(self, base: ChunkRef, offset: int, out: memoryview) -> bool:
+        """Fill `out` from the base's byte `offset` on, unverified; false where not on disk."""
+        place = self._on_disk(base)
+        try:
+            return place is not None and os.preadv(self._fd, [out], place.offset + offset) == len(
+                out
+            )
+        except OSError:
+            self.close()
+            return False
 
     def read(self, base: ChunkRef) -> Buffer | None:
         """The base's bytes, good until the next call, or None where they are not to be had."""
-        place = self._bases.place_of(base.blob_id)
-        if place is not None and place.size_bytes == base.size_bytes:
-            found = self._from_disk(place.path, place.offset, base)
-            if found is not None:
-                return found
-        if self._reader is None:
-            return None
+        found = self._from_disk(base)
+        if found is not None or self._reader is None:
+            return found
         try:
             return self._reader.read(base.blob_id)
         except BackupdError:
@@ -61,22 +74,56 @@ class BaseReader:
             os.close(self._fd)
         self._fd, self._path = -1, b""
 
-    def _from_disk(self, path: bytes, offset: int, base: ChunkRef) -> memoryview | None:
+    def _on_disk(self, base: ChunkRef) -> Place | None:
+        """Where a base was on disk when it was read last, with that file open; else None."""
+        place = self._bases.place_of(base.blob_id)
+        if place is None or place.size_bytes != base.size_bytes:
+            return None
+        try:
+            if place.path != self._path:
+                self.close()
+                folder = self._folder_of(place.path)
+                self._fd = os.open(name_of(place.path), _FLAGS, dir_fd=folder.fd)
+                self._path = place.path
+                found = os.fstat(self._fd)
+                self._mtime_ns = found.st_mtime_ns if stat.S_ISREG(found.st_mode) else -1
+        except (OSError, BackupdError):
+            self.close()
+            return None
+        return place if place.mtime_ns == self._mtime_ns else None
+
+    def _from_disk(self, base: ChunkRef) -> memoryview | None:
+        place = self._on_disk(base)
+        if place is None:
+            return None
         if len(self._buffer) < base.size_bytes:
             self._buffer = kept_buffer(base.size_bytes)
         buffer = self._buffer[: base.size_bytes]
         try:
-            if path != self._path:
-                self.close()
-                folder = self._folder_of(path)
-                self._fd = os.open(name_of(path), _FLAGS, dir_fd=folder.fd)
-                self._path = path
-                if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                    self.close()
-                    return None
-            if os.preadv(self._fd, [buffer], offset) != len(buffer):
+            if os.preadv(self._fd, [buffer], place.offset) != len(buffer):
                 return None
-        except (OSError, BackupdError):
+        except OSError:
             self.close()
             return None
         return buffer if self._blob_id(buffer) == base.blob_id else None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBase:
+    """One base of a `BaseReader`, read when it is asked for."""
+
+    reader: BaseReader
+    ref: ChunkRef
+
+    @property
+    def base_id(self) -> bytes:
+        """See `backupd.codec.blob.Base`."""
+        return self.ref.blob_id
+
+    def peek(self, offset: int, out: memoryview) -> bool:
+        """See `backupd.codec.blob.Base`."""
+        return self.reader.peek(self.ref, offset, out)
+
+    def read(self) -> Buffer | None:
+        """See `backupd.codec.blob.Base`."""
+        return self.reader.read(self.ref)

@@ -30,6 +30,7 @@ class Place:
     path: bytes
     offset: int
     size_bytes: int
+    mtime_ns: int
 
 
 Chunks: TypeAlias = list[ChunkRef | None]

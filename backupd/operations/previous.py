@@ -203,7 +203,12 @@ class Previous:
                 first = number
                 while number < len(refs) and offset < segment.offset + segment.size_bytes:
                     if segment.key:
-                        place = Place(entry.path, offset, refs[number].size_bytes)
+                        place = Place(
+                            entry.path,
+                            offset,
+                            refs[number].size_bytes,
+                            entry.metadata.mtime_ns,
+                        )
                         bases.add_place(refs[number].blob_id, place)
                     offset += refs[number].size_bytes
                     number += 1

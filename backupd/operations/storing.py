@@ -41,6 +41,7 @@ class StoredFile:
 
     path: bytes = b""
     tag: object = None
+    mtime_ns: int = 0
     chunks: list[ChunkRef | None] = field(default_factory=list)
     segments: list[tuple[Segment, int]] = field(default_factory=list)
     waiting: int = 0
@@ -126,7 +127,7 @@ class FileStore:
         A file with a layout has no extents. The answer is not in the order yet: `accept` puts it
         there when the file held still.
         """
-        stored = StoredFile(file.path)
+        stored = StoredFile(file.path, mtime_ns=file.stat.st_mtime_ns)
         runs = extents or ((0, file.stat.st_size),)
         if layout is None and len(runs) == 1 and runs[0][1] <= self._whole_size:
             self._add_small(file, runs[0], stored)
@@ -294,22 +295,22 @@ class FileStore:
         blob_id = self._blob_id(frame[HEADROOM:])
         file = piece.file
         if self._writer.claim(blob_id):
-            base_id, base = b"", None
             key = self._bases.key_of(piece.candidate) if piece.candidate else None
+            base = None
             if key is not None and key.size_bytes == piece.size:
-                base_id, base = key.blob_id, bases.read(key)
+                base = bases.base(key)
             used = stream.store(
                 blob_id,
                 BlobKind.DATA,
                 frame,
                 piece.size,
                 numbers=piece.numbers,
-                base_id=base_id,
                 base=base,
             )
             self._bases.settle(blob_id, used)
         if file.segments:
-            self._bases.add_place(blob_id, Place(file.path, piece.offset, piece.size))
+            place = Place(file.path, piece.offset, piece.size, file.mtime_ns)
+            self._bases.add_place(blob_id, place)
         self._bases.settle_ref(file.chunks, piece.number, ChunkRef(blob_id, piece.size))
         with self._lock:
             file.waiting -= 1

