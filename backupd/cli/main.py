@@ -47,6 +47,7 @@ COMMANDS = {
     "key": _lazy("keys", "key_group", "Export, add and remove keys.", _TRUST),
     "status": _lazy("status", "status_command", "Show the daemon and the models.", _MACHINE),
     "config": _lazy("configuration", "config_group", "Check the configuration.", _MACHINE),
+    "doctor": _lazy("doctor", "doctor_command", "Examine the machine.", _MACHINE),
     "completion": _lazy("helping", "completion_command", "Print a completion script.", _MACHINE),
     "help": _lazy("helping", "help_command", "Show the help of a command or topic.", _MACHINE),
 }

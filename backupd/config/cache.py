@@ -29,6 +29,7 @@ _KINDS: Mapping[str, type] = {
         values.LocalTarget,
         values.NasTarget,
         values.S3Target,
+        values.Prices,
         values.KeySettings,
         values.CodeSettings,
         values.ModelSettings,

@@ -50,6 +50,8 @@ def find_warnings(document: Document, settings: Settings) -> tuple[str, ...]:
     for name, target in settings.targets.items():
         if isinstance(target, S3Target):
             secrets.append((("targets", name, "credentials_file"), target.credentials_file))
+            key = target.sse_customer_key_file
+            secrets.append((("targets", name, "sse_customer_key_file"), key))
         else:
             folders[name] = target.path
     for where, file in secrets:

@@ -25,6 +25,7 @@ from backupd.config.settings import (
     ModelSettings,
     NasTarget,
     NotifySettings,
+    Prices,
     S3Target,
     Settings,
     TargetSettings,
@@ -43,6 +44,11 @@ NOTIFY_CREDENTIAL = "notify"
 def s3_credential(target: str) -> str:
     """The name of the credential that holds a target's `credentials_file`."""
     return f"s3-{target}"
+
+
+def s3_key_credential(target: str) -> str:
+    """The name of the credential that holds a target's `sse_customer_key_file`."""
+    return f"s3-key-{target}"
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Settings:
@@ -244,6 +250,16 @@ class _Maker:
             storage_class=section.storage_class,
             path_style=section.path_style,
             ca_bundle=self.optional_path(section.ca_bundle, *where, "ca_bundle"),
+            proxy=section.proxy,
+            sse=section.sse or "",
+            sse_kms_key=section.sse_kms_key or "",
+            sse_customer_key_file=self.optional_path(
+                section.sse_customer_key_file,
+                *where,
+                "sse_customer_key_file",
+                credential=s3_key_credential(name),
+            ),
+            prices=_prices(section.prices),
             checksums=section.checksums,
             connect_timeout_seconds=section.connect_timeout.total_seconds(),
             read_timeout_seconds=section.read_timeout.total_seconds(),
@@ -275,6 +291,12 @@ class _Maker:
         if section.python is not None:
             python = self.path(section.python, *where, "python")
         return CodeSettings(self.path(section.path, *where, "path"), section.git, python)
+
+
+def _prices(section: schema_targets.PricesSection | None) -> Prices | None:
+    if section is None:
+        return None
+    return Prices(section.put, section.get, section.list, section.currency)
 
 
 def _rules(name: str, section: schema_models.PolicySection) -> Rules:

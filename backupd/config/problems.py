@@ -89,11 +89,11 @@ def schema_problems(document: Document, error: ValidationError) -> list[Problem]
     misspelt: set[Path] = set()
     details = error.errors(include_url=False)
     for detail in details:
-        path = _document_path(document, detail["loc"])
+        path = _document_path(document, detail)
         if detail["type"] == "extra_forbidden":
             misspelt.add((*path[:-1], _meant(document, path)))
     for detail in details:
-        path = _document_path(document, detail["loc"])
+        path = _document_path(document, detail)
         if detail["type"] == "missing" and path in misspelt:
             continue
         message, hint = _say(document, path, detail)
@@ -103,8 +103,9 @@ def schema_problems(document: Document, error: ValidationError) -> list[Problem]
     return found
 
 
-def _document_path(document: Document, location: tuple[str | int, ...]) -> Path:
-    """A pydantic location without what is not in the file, such as the tag of a union."""
+def _document_path(document: Document, detail: Any) -> Path:
+    """A complaint's location without what is not in the file, such as the tag of a union."""
+    location: tuple[str | int, ...] = detail["loc"]
     path: Path = ()
     value: Any = document.root
     for index, part in enumerate(location):
@@ -112,9 +113,9 @@ def _document_path(document: Document, location: tuple[str | int, ...]) -> Path:
             isinstance(value, list) and isinstance(part, int) and part < len(value)
         ):
             value = value[part]  # type: ignore[index]
-        elif index < len(location) - 1 or not isinstance(value, dict):
+        elif detail["type"] != "missing" or index < len(location) - 1:
             continue
-        # Else it is a key that is missing, which comes last.
+        # Else it is the key that is missing, which comes last.
         path = (*path, part)
     return path
 
@@ -144,6 +145,8 @@ def _section_at(document: Document, path: Path) -> type[BaseModel] | None:
             return schema_models.PolicySection
         case ("policies", _, "keep_best"):
             return schema_models.KeepBestSection
+        case ("targets", _, "prices"):
+            return schema_targets.PricesSection
         case ("targets", name):
             targets = document.root.get("targets")
             target = targets.get(str(name)) if isinstance(targets, dict) else None

@@ -51,6 +51,7 @@ _HEADINGS: tuple[tuple[str, str, type[Section]], ...] = (
     ("`targets`: a local disk", "targets", schema_targets.LocalTargetSection),
     ("`targets`: a NAS", "targets", schema_targets.NasTargetSection),
     ("`targets`: an S3-compatible store", "targets", schema_targets.S3TargetSection),
+    ("`prices` of a store", "prices", schema_targets.PricesSection),
     ("`policies`", "policies", schema_models.PolicySection),
     ("`keep_best` of a policy", "keep_best", schema_models.KeepBestSection),
     ("`models`", "models", schema_models.ModelSection),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backupd.config.section import Section
 from backupd.config.values import (
@@ -14,6 +14,7 @@ from backupd.config.values import (
     Endpoint,
     FullPath,
     Prefix,
+    Price,
     StorageClass,
     Text,
 )
@@ -41,6 +42,21 @@ class NasTargetSection(Section):
         description="Refuse to write when nothing is mounted there, so that an absent mount does"
         " not fill the disk under it.",
         examples=["true"],
+    )
+
+
+class PricesSection(Section):
+    """What requests cost at a store, for `backupd status`; per 1,000 of a kind."""
+
+    currency: Text = Field("USD", description="The currency, as it is shown.", examples=["EUR"])
+    put: Price = Field(
+        description="What 1,000 requests cost that store something.", examples=["0.005"]
+    )
+    get: Price = Field(
+        description="What 1,000 requests cost that read an object.", examples=["0.0004"]
+    )
+    list: Price = Field(
+        description="What 1,000 requests cost that list objects.", examples=["0.005"]
     )
 
 
@@ -82,6 +98,35 @@ class S3TargetSection(Section):
         description="Certificates to trust, for a store with one of its own.",
         examples=["/etc/ssl/certs/store.pem"],
     )
+    proxy: Endpoint = Field(
+        "",
+        description="The proxy to reach the store through; without it HTTPS_PROXY and NO_PROXY of"
+        " the environment count.",
+        examples=["http://proxy.example.org:3128"],
+    )
+    sse: Literal["AES256", "aws:kms", "customer"] | None = Field(
+        None,
+        description="How the store itself encrypts what it keeps, on top of what backupd does:"
+        " with a key of its own (`AES256`), one of its key service (`aws:kms`), or one that it is"
+        " given with each request (`customer`).",
+        examples=["AES256"],
+    )
+    sse_kms_key: Text | None = Field(
+        None,
+        description="The id of the key, with `sse: aws:kms`; without it the store's own.",
+        examples=["alias/backups"],
+    )
+    sse_customer_key_file: FullPath | None = Field(
+        None,
+        description="The file of the key, with `sse: customer`: 32 bytes, as they are or in"
+        " base64. Without this file nothing can be read any more: keep it with the recovery key.",
+        examples=["/etc/backupd/s3-key"],
+    )
+    prices: PricesSection | None = Field(
+        None,
+        description="What requests cost there; without it Amazon's list prices, for Amazon alone.",
+        examples=["{put: 0.005, get: 0.0004, list: 0.005}"],
+    )
     checksums: Literal["when_required", "when_supported"] = Field(
         "when_required",
         description="Whether boto3 adds its own checksums; many stores refuse them.",
@@ -97,6 +142,16 @@ class S3TargetSection(Section):
         description="How long to wait for the next bytes of an answer.",
         examples=["60s"],
     )
+
+    @model_validator(mode="after")
+    def _keys_of_their_mode(self) -> S3TargetSection:
+        if self.sse == "customer" and self.sse_customer_key_file is None:
+            raise ValueError("has sse: customer and no key; write sse_customer_key_file:")
+        if self.sse != "customer" and self.sse_customer_key_file is not None:
+            raise ValueError("has sse_customer_key_file, which counts only with sse: customer")
+        if self.sse != "aws:kms" and self.sse_kms_key is not None:
+            raise ValueError("has sse_kms_key, which counts only with sse: aws:kms")
+        return self
 
 
 TargetKind = LocalTargetSection | NasTargetSection | S3TargetSection

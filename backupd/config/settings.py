@@ -27,6 +27,16 @@ class NasTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What 1,000 requests of a kind cost at a store."""
+
+    put: float
+    get: float
+    list: float
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, slots=True)
 class S3Target:
     """A prefix of a bucket. Empty strings leave the choice to boto3's own chain.
 
@@ -44,6 +54,11 @@ class S3Target:
     storage_class: str = ""
     path_style: bool = False
     ca_bundle: Path | None = None
+    proxy: str = ""
+    sse: str = ""
+    sse_kms_key: str = ""
+    sse_customer_key_file: Path | None = None
+    prices: Prices | None = None
     checksums: str = "when_required"
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 60.0

@@ -17,6 +17,7 @@ from backupd.config.load import (
     NOTIFY_CREDENTIAL,
     PASSPHRASE_CREDENTIAL,
     s3_credential,
+    s3_key_credential,
 )
 from backupd.config.settings import NasTarget, S3Target, Settings
 from backupd.errors import ConfigError
@@ -223,11 +224,10 @@ def _credentials(settings: Settings) -> list[str]:
         (PASSPHRASE_CREDENTIAL, settings.key.passphrase_file),
         (NOTIFY_CREDENTIAL, settings.notify.urls_file),
     ]
-    files += [
-        (s3_credential(target.name), target.credentials_file)
-        for target in settings.targets.values()
-        if isinstance(target, S3Target)
-    ]
+    for target in settings.targets.values():
+        if isinstance(target, S3Target):
+            files.append((s3_credential(target.name), target.credentials_file))
+            files.append((s3_key_credential(target.name), target.sse_customer_key_file))
     lines = []
     for name, path in files:
         if path is not None:

@@ -173,6 +173,7 @@ Percent = Annotated[
     WithJsonSchema({"type": ["string", "number"], "pattern": r"^\d+(\.\d+)?%?$"}),
     Written("percentage"),
 ]
+Price = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False), Written("amount of money")]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Policies = Annotated[
     list[Name],

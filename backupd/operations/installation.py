@@ -17,6 +17,7 @@ from backupd.config.settings import (
     LocalTarget,
     ModelSettings,
     NasTarget,
+    S3Target,
     Settings,
     TargetSettings,
 )
@@ -82,12 +83,28 @@ class Installation:
         self.close()
 
     def close(self) -> None:
-        """Close every target that was opened."""
+        """Close every target that was opened, and add what was asked of stores to the ledger."""
         with self._lock, ExitStack() as stack:
             for target in self._targets.values():
                 stack.callback(target.close)
             self._targets.clear()
             self._repositories.clear()
+            asked = {
+                name: traffic.counts()
+                for name, traffic in self.traffic.items()
+                if isinstance(self.settings.targets[name], S3Target)
+            }
+            self.traffic = {}
+        if asked and not self.standalone:
+            # Imported here, as only a store that counts requests needs it.
+            from backupd.operations.ledger import add_to_ledger
+
+            add_to_ledger(self.settings.state_dir, asked, self.clock())
+
+    def traffic_of(self, name: str) -> Traffic:
+        """The counter of what is asked of a target, whether or not it is opened."""
+        with self._lock:
+            return self.traffic.setdefault(name, Traffic())
 
     def target(self, name: str) -> Target:
         """The target of that name, whether or not there is a repository on it."""
@@ -98,11 +115,10 @@ class Installation:
                 if name not in self.settings.targets:
                     known = ", ".join(self.settings.targets)
                     raise UsageError(f"there is no target {name!r}", hint=f"there are: {known}")
-                self.traffic[name] = Traffic()
                 self._targets[name] = open_target(
                     self.settings.targets[name],
                     upload=self._upload,
-                    traffic=self.traffic[name],
+                    traffic=self.traffic_of(name),
                     stop=self.stopping,
                 )
             return self._targets[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.codec.secrets import MASTER_KEY_SIZE
+from backupd.config.settings import LocalTarget
 from backupd.errors import BackupdError, ObjectMissingError, TargetError, WrongKeyError
 from backupd.operations.installation import Installation, environment_has_secret
 from backupd.repository import keys, layout
@@ -90,11 +91,20 @@ def initialise(installation: Installation) -> InitReport:
 
 
 def _prepared(installation: Installation, name: str) -> Target:
-    """The target with its folder made, where it is one that has a folder."""
+    """The target with its folder made, where it has one, and seen to do what is needed.
+
+    A disk of this box is not probed: what the kernel promises of it is enough.
+    """
     from backupd.targets.open import prepare_target
 
-    prepare_target(installation.settings.targets[name])
-    return installation.target(name)
+    settings = installation.settings.targets[name]
+    prepare_target(settings)
+    target = installation.target(name)
+    if not isinstance(settings, LocalTarget):
+        from backupd.operations.probing import probe, refuse
+
+        refuse(probe(installation, name), name, target.location)
+    return target
 
 
 def _descriptor_of(target: Target) -> Descriptor | None:

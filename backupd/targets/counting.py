@@ -33,9 +33,10 @@ class Traffic:
         self._read = 0
 
     def add(self, kind: str, *, written: int = 0, read: int = 0) -> None:
-        """Count one request of `kind` and the bytes it moved."""
+        """Count one request of `kind` and the bytes it moved; bytes alone where it is empty."""
         with self._lock:
-            self._requests[kind] = self._requests.get(kind, 0) + 1
+            if kind:
+                self._requests[kind] = self._requests.get(kind, 0) + 1
             self._written += written
             self._read += read
 
@@ -46,20 +47,24 @@ class Traffic:
 
 
 class CountingTarget(WrappedTarget):
-    """`target`, with every operation added to `traffic`."""
+    """`target`, with every operation added to `traffic`.
 
-    def __init__(self, target: Target, traffic: Traffic) -> None:
+    Without `requests` only bytes are, for a target that itself counts what it sends.
+    """
+
+    def __init__(self, target: Target, traffic: Traffic, *, requests: bool = True) -> None:
         super().__init__(target)
         self._traffic = traffic
+        self._requests = requests
 
     def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
-        self._traffic.add("put", written=total_size(parts))
+        self._add("put", written=total_size(parts))
         self._target.put(name, parts, warm=warm)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""
-        self._traffic.add("put", written=total_size(parts))
+        self._add("put", written=total_size(parts))
         return self._target.put_if_absent(name, parts)
 
     def get(self, name: str, max_bytes: int) -> bytes:
@@ -68,25 +73,28 @@ class CountingTarget(WrappedTarget):
         try:
             data = self._target.get(name, max_bytes)
         finally:
-            self._traffic.add("get", read=len(data))
+            self._add("get", read=len(data))
         return data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `Target.read_into`."""
-        self._traffic.add("get", read=buffer.nbytes)
+        self._add("get", read=buffer.nbytes)
         self._target.read_into(name, offset, buffer)
 
     def stat(self, name: str) -> ObjectInfo | None:
         """See `Target.stat`."""
-        self._traffic.add("stat")
+        self._add("stat")
         return self._target.stat(name)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Target.list`."""
-        self._traffic.add("list")
+        self._add("list")
         return self._target.list(prefix)
 
     def delete(self, name: str) -> None:
         """See `Target.delete`."""
-        self._traffic.add("delete")
+        self._add("delete")
         self._target.delete(name)
+
+    def _add(self, kind: str, *, written: int = 0, read: int = 0) -> None:
+        self._traffic.add(kind if self._requests else "", written=written, read=read)

@@ -44,9 +44,14 @@ def open_target(
             from backupd.targets.s3 import BucketTarget
 
             classes = {"packs/": settings.storage_class} if settings.storage_class else {}
-            target = BucketTarget(settings, storage_classes=classes)
+            target = BucketTarget(
+                settings,
+                storage_classes=classes,
+                on_request=traffic.add if traffic is not None else None,
+            )
     if traffic is not None:
-        target = CountingTarget(target, traffic)
+        # A bucket's operation may take many requests, and each is what a store counts.
+        target = CountingTarget(target, traffic, requests=not isinstance(settings, S3Target))
     if upload is not None and not isinstance(settings, LocalTarget):
         target = LimitedTarget(target, upload)
     match settings:

@@ -20,11 +20,17 @@ _WRITERS = 12
 _STALE_SECONDS = 3600.0
 
 
-def probe_target(settings: TargetSettings, *, clock: Callable[[], float]) -> Capabilities:
+def probe_target(
+    settings: TargetSettings,
+    *,
+    clock: Callable[[], float],
+    on_request: Callable[[str], None] | None = None,
+) -> Capabilities:
     """What the target is seen to do. It must be there already (`open.prepare_target`).
 
-    `clock` gives seconds since the epoch. Raises the `TargetError` that says why nothing could be
-    seen, where a request fails; what is merely wrong is in the answer.
+    `clock` gives seconds since the epoch; `on_request` is as for `BucketTarget`. Raises the
+    `TargetError` that says why nothing could be seen, where a request fails; what
+    is merely wrong is in the answer.
     """
     match settings:
         case LocalTarget():
@@ -40,7 +46,12 @@ def probe_target(settings: TargetSettings, *, clock: Callable[[], float]) -> Cap
             from backupd.targets.s3 import BucketTarget
             from backupd.targets.s3_probe import PART_BYTES, probe_bucket
 
-            bucket = BucketTarget(settings, multipart_bytes=PART_BYTES, part_bytes=PART_BYTES)
+            bucket = BucketTarget(
+                settings,
+                multipart_bytes=PART_BYTES,
+                part_bytes=PART_BYTES,
+                on_request=on_request,
+            )
             try:
                 return probe_bucket(bucket, clock)
             finally:

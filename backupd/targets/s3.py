@@ -53,7 +53,8 @@ class BucketTarget:
     """A `Target` in a bucket.
 
     `storage_classes` maps folders of objects (as `packs/`) to the storage class they are put in.
-    The client is made at the first use, from the settings and what boto3's own chain finds.
+    The client is made at the first use, from the settings and what boto3's own chain finds;
+    `on_request` is told the kind of each request that it sends (`s3_client`).
     Nothing is tried again here: `retry.RetryTarget` does that for every kind of request alike.
     """
 
@@ -66,6 +67,7 @@ class BucketTarget:
         part_bytes: int = _PART_BYTES,
         page_size: int = 1000,
         lock: ObjectLock | None = None,
+        on_request: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
         self._bucket = settings.bucket
@@ -76,6 +78,7 @@ class BucketTarget:
         self._part_bytes = part_bytes
         self._page_size = page_size
         self._object_lock = lock
+        self._on_request = on_request
         self._lock = threading.Lock()
         self._made: S3Client | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -378,5 +381,7 @@ class BucketTarget:
                 # Imported here for its 180 ms, which a local target is not to pay.
                 from backupd.targets.s3_client import make_client
 
-                self._made = make_client(self._settings, connections=_CONNECTIONS)
+                self._made = make_client(
+                    self._settings, connections=_CONNECTIONS, on_request=self._on_request
+                )
             return self._made

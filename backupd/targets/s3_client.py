@@ -5,6 +5,9 @@ Imports boto3, so it is itself imported only where a bucket is really used.
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -12,16 +15,35 @@ import botocore.session
 from botocore.config import Config
 
 from backupd.config.settings import S3Target
+from backupd.errors import TargetError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+# What writes an object, and what needs the key of one that is encrypted with a customer's.
+_WRITING = ("PutObject", "CreateMultipartUpload", "CopyObject")
+_WITH_KEY = ("PutObject", "CreateMultipartUpload", "UploadPart", "GetObject", "HeadObject")
+_KEY_BYTES = 32
+# Kinds in which stores count requests, by the beginning of the operation's name.
+_KINDS = (
+    ("Head", "stat"),
+    ("GetObject", "get"),
+    ("Get", "stat"),
+    ("List", "list"),
+    ("Delete", "delete"),
+    ("Abort", "delete"),
+)
 
-def make_client(settings: S3Target, *, connections: int) -> S3Client:
+
+def make_client(
+    settings: S3Target, *, connections: int, on_request: Callable[[str], None] | None = None
+) -> S3Client:
     """A client that keeps up to `connections` connections and tries nothing twice.
 
     Where the settings name credentials (a file, a profile) only those are used; else boto3's
-    whole chain. Raises what botocore raises for a profile or file that is not there.
+    whole chain. `on_request` is told of each request that is sent: put, get, stat, list, delete.
+    Raises what botocore raises for a profile or file that is not there, and `TargetError` for a
+    customer's key that cannot be used.
     """
     core = botocore.session.Session()
     if settings.credentials_file is not None:
@@ -40,8 +62,10 @@ def make_client(settings: S3Target, *, connections: int) -> S3Client:
     }
     if settings.path_style:
         options["s3"] = {"addressing_style": "path"}
+    if settings.proxy:
+        options["proxies"] = {"http": settings.proxy, "https": settings.proxy}
     session = boto3.session.Session(botocore_session=core)
-    return session.client(
+    client: S3Client = session.client(
         "s3",
         endpoint_url=settings.endpoint_url or None,
         # Stores other than Amazon's mostly have no regions, yet a signature needs one.
@@ -49,3 +73,58 @@ def make_client(settings: S3Target, *, connections: int) -> S3Client:
         verify=str(settings.ca_bundle) if settings.ca_bundle else None,
         config=Config(**options),
     )
+    _encrypt(client, settings)
+    if on_request is not None:
+        _count(client, on_request)
+    return client
+
+
+def _encrypt(client: S3Client, settings: S3Target) -> None:
+    """Have every request that needs them carry the headers of server-side encryption."""
+    if settings.sse == "customer" and settings.sse_customer_key_file is not None:
+        key = _read_key(settings.name, settings.sse_customer_key_file)
+        _add(client, _WITH_KEY, {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key})
+    elif settings.sse:
+        headers = {"ServerSideEncryption": settings.sse}
+        if settings.sse_kms_key:
+            headers["SSEKMSKeyId"] = settings.sse_kms_key
+        _add(client, _WRITING, headers)
+
+
+def _add(client: S3Client, operations: tuple[str, ...], parameters: dict[str, Any]) -> None:
+    def provide(params: dict[str, Any], **_: object) -> None:
+        params.update(parameters)
+
+    for operation in operations:
+        client.meta.events.register(f"provide-client-params.s3.{operation}", provide)
+
+
+def _count(client: S3Client, on_request: Callable[[str], None]) -> None:
+    def count(event_name: str, **_: object) -> None:
+        operation = event_name.rpartition(".")[2]
+        on_request(next((kind for name, kind in _KINDS if operation.startswith(name)), "put"))
+
+    client.meta.events.register("before-send.s3", count)
+
+
+def _read_key(target: str, path: Path) -> bytes:
+    """The 32 bytes of a customer's key; never shown."""
+    try:
+        with path.open("rb") as file:
+            found = file.read(4096)
+    except OSError as error:
+        raise TargetError(
+            f"target {target!r}: its key {path} cannot be read: {error.strerror}",
+            hint="restore the file: without it nothing on the target can be read",
+        ) from None
+    if len(found) != _KEY_BYTES:
+        try:
+            found = base64.b64decode(found.strip(), validate=True)
+        except ValueError:
+            found = b""
+    if len(found) != _KEY_BYTES:
+        raise TargetError(
+            f"target {target!r}: {path} holds no key of {_KEY_BYTES} bytes",
+            hint=f"make one: head -c {_KEY_BYTES} /dev/urandom | base64 > {path}",
+        )
+    return found

@@ -76,6 +76,10 @@ ms mon client mode = crc secure
 rgw s3 auth use keystone = false
 rgw enable usage log = false
 rgw thread pool size = 64
+# Encryption by the server, which it allows over TLS alone otherwise.
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = key-1=YmluCmJvb3N0CmJvb3N0LWJ1aWxkCmNlcGguY29uZgo=
 """
 
 

@@ -317,6 +317,70 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         "write one of the store's, such as STANDARD_IA",
     ),
     (
+        "encryption by the store of an unknown kind",
+        ("{type: local, path: /none/backups}", "{type: s3, bucket: team, sse: rot13}"),
+        3,
+        "targets.disk.sse: 'rot13' is not one of the values it can have",
+        "write AES256, aws:kms or customer",
+    ),
+    (
+        "a customer's key that is not named",
+        ("{type: local, path: /none/backups}", "{type: s3, bucket: team, sse: customer}"),
+        3,
+        "targets.disk: has sse: customer and no key",
+        "write sse_customer_key_file:",
+    ),
+    (
+        "a customer's key that would not count",
+        (
+            "{type: local, path: /none/backups}",
+            "{type: s3, bucket: team, sse_customer_key_file: /k}",
+        ),
+        3,
+        "targets.disk: has sse_customer_key_file, which counts only with sse: customer",
+        "",
+    ),
+    (
+        "a key of a key service that would not count",
+        (
+            "{type: local, path: /none/backups}",
+            "{type: s3, bucket: team, sse: AES256, sse_kms_key: k}",
+        ),
+        3,
+        "targets.disk: has sse_kms_key, which counts only with sse: aws:kms",
+        "",
+    ),
+    (
+        "a proxy with a password",
+        (
+            "{type: local, path: /none/backups}",
+            "{type: s3, bucket: team, proxy: 'http://me:pw@proxy'}",
+        ),
+        3,
+        "targets.disk.proxy: 'http://***@proxy' holds a user or password",
+        "take it out, and name a profile or credentials_file",
+    ),
+    (
+        "a price below nothing",
+        (
+            "{type: local, path: /none/backups}",
+            "{type: s3, bucket: team, prices: {put: -1, get: 0, list: 0}}",
+        ),
+        3,
+        "targets.disk.prices.put: '-1' is out of range; it is at least 0.0",
+        "write, for example, put: 0.005",
+    ),
+    (
+        "a price list without one",
+        (
+            "{type: local, path: /none/backups}",
+            "{type: s3, bucket: team, prices: {put: 1, get: 0}}",
+        ),
+        3,
+        "targets.disk.prices: 'list' is missing",
+        "write list: 0.005",
+    ),
+    (
         "checksums of an unknown kind",
         ("{type: local, path: /none/backups}", "{type: s3, bucket: team, checksums: always}"),
         3,

@@ -73,6 +73,9 @@ def status_command(app: App) -> None:
     The running daemon is asked. Without one, the targets themselves are: what is stored is
     shown then, and that nothing watches the models.
 
+    Requests to stores are counted by day (UTC) and priced: by `prices` of the target, for
+    Amazon's store else by its list prices. A HEAD counts as a GET.
+
     A model's state is running, pending, ok, new (no snapshot yet), partial (something is
     missing on a target), failed, stale (the newest is older than the schedule allows),
     missing (its folder is) or unwatched (no daemon runs).
@@ -85,11 +88,12 @@ def status_command(app: App) -> None:
     except client.DaemonAbsentError:
         _show_stored(app, settings)
     else:
-        _show_daemon(app, reply)
+        _show_daemon(app, settings, reply)
 
 
 def _show_stored(app: App, settings: Settings) -> None:
     """What the targets tell, where there is no daemon to ask."""
+    from backupd.cli import requests
     from backupd.operations.catalog import read_catalog
     from backupd.operations.installation import open_installation
 
@@ -109,6 +113,7 @@ def _show_stored(app: App, settings: Settings) -> None:
             "targets": targets,
             "upkeep": [],
             "jobs": [],
+            "requests": requests.request_documents(settings),
         },
     )
     output.say(app, "The daemon is not running: nothing watches the models.")
@@ -116,6 +121,7 @@ def _show_stored(app: App, settings: Settings) -> None:
     output.table(app, _MODEL_COLUMNS, [_model_row(app, model) for model in models])
     output.say(app)
     output.table(app, _TARGET_COLUMNS, [_target_row(target) for target in targets])
+    requests.say_requests(app, settings)
     if catalog.damaged:
         output.warn(
             app, f"{count(len(catalog.damaged), 'object')} cannot be read; see `backupd check`"
@@ -156,7 +162,9 @@ def _target_row(target: Mapping[str, Any]) -> tuple[str, ...]:
     return (target["target"], f"{target['snapshots']:,}", "reached")
 
 
-def _show_daemon(app: App, reply: Mapping[str, Any]) -> None:
+def _show_daemon(app: App, settings: Settings, reply: Mapping[str, Any]) -> None:
+    from backupd.cli import requests
+
     models = [_daemon_model(model) for model in reply.get("models", ())]
     own = ("pid", "version", "host", "configuration", "state_dir", "started", "reload", "warnings")
     output.document(
@@ -168,6 +176,7 @@ def _show_daemon(app: App, reply: Mapping[str, Any]) -> None:
             "targets": [],
             "upkeep": [_in_utc(job) for job in reply.get("upkeep", ())],
             "jobs": [_in_utc(job) for job in reply.get("jobs", ())],
+            "requests": requests.request_documents(settings),
         },
     )
     output.say(
@@ -179,6 +188,7 @@ def _show_daemon(app: App, reply: Mapping[str, Any]) -> None:
     _say_jobs(app, reply.get("jobs", ()))
     output.say(app)
     output.table(app, _UPKEEP_COLUMNS, [_upkeep_row(app, job) for job in reply.get("upkeep", ())])
+    requests.say_requests(app, settings)
     _warn(app, reply, models)
 
 

@@ -1,0 +1,174 @@
+"""What a snapshot costs at a real store, counted there and told by `status`; and `doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backupd.operations.ledger import read_ledger
+from tests.rigs.command_line import CommandLine
+from tests.rigs.servers import S3Server
+
+MiB = 1 << 20
+
+
+class Box:
+    """A home with one model that goes to one bucket."""
+
+    def __init__(self, home: Path, server: S3Server) -> None:
+        self.run = CommandLine(home, in_process=True)
+        self.home = home
+        self.model = home / "model"
+        self.model.mkdir()
+        self.state = home / "state"
+        self.bucket = server.create_bucket()
+        self.server = server
+        self.config = {
+            "state_dir": str(self.state),
+            "key": {"file": str(home / "key")},
+            "targets": {
+                "s3": {
+                    "type": "s3",
+                    "bucket": self.bucket,
+                    "endpoint_url": server.endpoint_url,
+                    "credentials_file": str(server.write_credentials(home / "credentials")),
+                    "path_style": True,
+                    "prices": {"put": 5.0, "get": 1.0, "list": 2.0, "currency": "EUR"},
+                }
+            },
+            "policies": {"all": {"keep_last": 5}},
+            "models": {"m": {"path": str(self.model), "targets": {"s3": "all"}}},
+        }
+        self.write()
+
+    def write(self) -> None:
+        path = self.home / ".config/backupd/backupd.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(self.config))
+
+    def asked(self) -> dict[str, int]:
+        """What the ledger has until now."""
+        total: dict[str, int] = {}
+        for entry in read_ledger(self.state):
+            for kind in ("put", "get", "stat", "list", "delete"):
+                total[kind] = total.get(kind, 0) + getattr(entry, kind)
+        return total
+
+    def cost_of(self, *arguments: str) -> dict[str, int]:
+        before = self.asked()
+        self.run.ok(*arguments)
+        return {kind: count - before.get(kind, 0) for kind, count in self.asked().items()}
+
+    def count(self, folder: str) -> int:
+        answer = self.server.client().list_objects_v2(Bucket=self.bucket, Prefix=folder)
+        return int(answer["KeyCount"])
+
+
+@pytest.fixture
+def box(s3_server: S3Server, tmp_path: Path) -> Box:
+    return Box(tmp_path, s3_server)
+
+
+def test_a_snapshot_costs_a_put_for_each_pack_and_two_more(box: Box) -> None:
+    for number in range(3):
+        (box.model / f"{number}.bin").write_bytes(os.urandom(30 * MiB))
+    box.run.ok("init")
+    first = box.cost_of("snapshot")
+    packs = box.count("packs/")
+    assert packs >= 3
+    # The index and the snapshot; every store is asked once what its conditions are worth.
+    assert first["put"] == packs + 2
+    assert first["get"] <= 8
+    assert first["list"] <= 12
+
+    unchanged = box.cost_of("snapshot")
+    assert unchanged["put"] == unchanged["delete"] == 0
+    assert sum(unchanged.values()) <= 16
+
+    (box.model / "0.bin").write_bytes(os.urandom(5 * MiB))
+    changed = box.cost_of("snapshot")
+    assert changed["put"] == box.count("packs/") - packs + 2
+
+    document = box.run.ok("status", "--json").document
+    (told,) = document["requests"]
+    assert (told["target"], told["currency"], told["prices"]) == ("s3", "EUR", "configuration")
+    asked = box.asked()
+    # The document is made before its own requests are added.
+    assert asked["put"] == told["put"]
+    assert told["cost"] == pytest.approx(
+        (5 * told["put"] + told["get"] + told["head"] + 2 * told["list"]) / 1000
+    )
+    shown = box.run.ok("status").out
+    assert "REQUESTS" in shown
+    assert f"{told['put']:,}" in shown
+    assert "EUR" in shown
+
+
+def test_doctor_finds_a_machine_that_is_fit_to_be_fit(box: Box) -> None:
+    box.run.ok("init")
+    document = box.run.ok("doctor", "--json").document
+    assert document["healthy"]
+    checks = {(found["check"], found["subject"]) for found in document["findings"]}
+    assert checks >= {
+        ("configuration", None),
+        ("key", None),
+        ("target", "s3"),
+        ("repository", "s3"),
+        ("state_dir", None),
+        ("model", "m"),
+        ("inotify", None),
+        ("daemon", None),
+    }
+    seen = next(found for found in document["findings"] if found["check"] == "target")
+    assert "one of racing writers wins" in seen["message"]
+    kept = json.loads((box.state / "probes" / "s3.json").read_text())
+    assert (kept["creation"], kept["ranges"]) == ("atomic", "partial")
+    shown = box.run.ok("doctor").out
+    assert "Nothing to mend" in shown
+
+
+def test_doctor_names_what_is_wrong_and_ends_with_its_code(box: Box) -> None:
+    box.run.ok("init")
+    (box.home / "key").unlink()
+    answer = box.run("doctor")
+    assert answer.code == 6
+    assert "BAD   key:" in answer.out
+    assert "recovery key" in answer.out
+
+    (box.home / "key").write_text("another key\n")
+    assert box.run("doctor").code == 6
+
+    box.config["targets"]["s3"]["bucket"] = "no-such-bucket-here"  # type: ignore[index]
+    box.write()
+    answer = box.run("doctor", "--json")
+    assert answer.code == 5
+    bad = [found for found in answer.document["findings"] if found["verdict"] == "bad"]
+    assert [found["check"] for found in bad] == ["target"]
+    assert "no bucket" in bad[0]["message"]
+    assert "create the bucket" in bad[0]["hint"]
+
+    (box.home / "key").unlink()
+    assert box.run("doctor").code == 1
+
+    box.config["targets"]["s3"]["colour"] = "red"  # type: ignore[index]
+    box.write()
+    answer = box.run("doctor", "--json")
+    assert answer.code == 2
+    assert "colour" in answer.document["findings"][0]["message"]
+
+
+def test_a_store_that_gives_back_other_bytes_gets_no_repository(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backupd.targets import s3_probe
+
+    monkeypatch.setattr(s3_probe, "_parts_come_back", lambda *_: False)
+    answer = box.run("init")
+    assert answer.code == 5
+    assert "gives back other bytes than were stored" in answer.err
+    assert box.count("repository.json") == 0
+    assert "gives back other bytes" in box.run("doctor").out
