@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.targets.capabilities import Creation
 from backupd.targets.s3_errors import error_code
+from backupd.targets.s3_lock import md5_option
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -65,7 +66,10 @@ class Conditions:
         text = f"Here backupd saw that a put under If-None-Match is {found}.\n".encode()
         self._run(
             lambda client: client.put_object(
-                Bucket=self._bucket, Key=f"{self._prefix}{_RECORD}{found}", Body=text
+                Bucket=self._bucket,
+                Key=f"{self._prefix}{_RECORD}{found}",
+                Body=text,
+                ContentMD5=md5_option([text])["ContentMD5"],
             )
         )
         # Another host may have seen worse meanwhile.
@@ -114,7 +118,13 @@ class Conditions:
         def send(client: S3Client) -> bool | None:
             for _ in range(_TRIES):
                 try:
-                    client.put_object(Bucket=self._bucket, Key=key, Body=b"?", IfNoneMatch="*")
+                    client.put_object(
+                        Bucket=self._bucket,
+                        Key=key,
+                        Body=b"?",
+                        IfNoneMatch="*",
+                        ContentMD5=md5_option([b"?"])["ContentMD5"],
+                    )
                 except Exception as error:
                     status = error_code(error)[1]
                     if status == 409:
