@@ -92,8 +92,7 @@ def test_a_prune_copies_from_a_marked_pack_what_is_damaged_elsewhere(world: Worl
         stored = bytearray(path.read_bytes())
         stored[40] ^= 1
         path.write_bytes(stored)
-    patch = pytest.MonkeyPatch()
-    with patch.context():
+    with pytest.MonkeyPatch.context() as patch:
         # All packs are small, so all are written anew, and what is marked is deleted.
         patch.setattr("backupd.repository.prune_plan.SMALL_PACK", 1 << 20)
         patch.setattr("backupd.repository.prune_plan.SMALL_PACKS", 1)

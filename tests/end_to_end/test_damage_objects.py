@@ -48,7 +48,7 @@ def base() -> Iterator[World]:
     patch.setattr("backupd.repository.pack.PACK_TARGET_SIZE", 128 * 1024)
     patch.setattr("backupd.repository.writer._FLUSH_PACKS", 3)
     patch.setattr("backupd.repository.prune_plan.SMALL_PACK", 16 * 1024)
-    with patch.context(), scratch(Path("/dev/shm") / f"backupd-damage-{os.getpid()}") as root:
+    with scratch(Path("/dev/shm") / f"backupd-damage-{os.getpid()}") as root:
         world = make_world(root, size=1 << 18, keys_seed=SEED)
         rng = random.Random(SEED)
         for _ in range(3):
