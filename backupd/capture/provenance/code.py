@@ -27,7 +27,12 @@ from backupd.capture.provenance.git_state import (
     TreeFile,
     private_trees,
 )
-from backupd.capture.provenance.running import Programs, account_of, may_become
+from backupd.capture.provenance.running import (
+    ProgramError,
+    Programs,
+    account_of,
+    may_become,
+)
 from backupd.capture.provenance.source import SourceFile, read_source, source_files
 from backupd.capture.provenance.subversion import WorkingCopy, open_working_copy
 from backupd.capture.secrets import is_secret_name, secret_in, without_secrets
@@ -176,7 +181,7 @@ def _look_at_git(
     if state := repository.state():
         facts["state"] = state
     if head:
-        shown_time = repository.ask("show", "--no-patch", "--format=%ct", head)
+        shown_time = repository.ask("log", "-1", "--format=%ct", head)
         capture.seconds = int(shown_time) if shown_time.isdigit() else 0
     keep_objects = wish.settings.git != "record"
     account = account_of(repository.top)
@@ -186,16 +191,14 @@ def _look_at_git(
             " not act for"
         )
         keep_objects = False
-    leave = _below(repository.top, os.fsencode(wish.model_path))
-    trees = stack.enter_context(
-        private_trees(
-            repository,
-            keep_objects=keep_objects,
-            include_secrets=wish.include_secrets,
-            leave=leave,
-        )
-    )
-    state_now = trees.state(head)
+    if keep_objects:
+        try:
+            trees, state_now = _state(wish, repository, head, stack, keep_objects=True)
+        except ProgramError as error:
+            capture.note(f"no commit is made: {error.message}")
+            keep_objects = False
+    if not keep_objects:
+        trees, state_now = _state(wish, repository, head, stack, keep_objects=False)
     facts["dirty"] = state_now.dirty
     if state_now.submodules:
         facts["submodules"] = dict(list(state_now.submodules.items())[:_MOST_NOTES])
@@ -208,12 +211,33 @@ def _look_at_git(
     _keep_from_git(wish, trees, state_now, repository.prefix, capture)
 
 
+def _state(
+    wish: CodeWish,
+    repository: GitRepository,
+    head: str,
+    stack: ExitStack,
+    *,
+    keep_objects: bool,
+) -> tuple[GitTrees, GitState]:
+    trees = stack.enter_context(
+        private_trees(
+            repository,
+            keep_objects=keep_objects,
+            include_secrets=wish.include_secrets,
+            leave=_below(repository.top, os.fsencode(wish.model_path)),
+        )
+    )
+    return trees, trees.state(head)
+
+
 def _keep_from_git(
     wish: CodeWish, trees: GitTrees, state: GitState, prefix: bytes, capture: CodeCapture
 ) -> None:
     if state.tracked != state.base and capture.facts["commit"]:
-        patch = trees.patch(state.base, state.tracked, prefix)
-        _keep_patch(patch, capture)
+        try:
+            _keep_patch(trees.patch(state.base, state.tracked, prefix), capture)
+        except ProgramError as error:
+            capture.note(f"the changes cannot be told: {error.message}")
     untracked = set(trees.added(state.tracked, state.whole))
     whole = list(trees.files(state.whole, prefix))
     for file in _bounded(whole, capture, said=wish.scheme in KEEPING_SCHEMES):

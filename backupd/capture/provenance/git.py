@@ -35,6 +35,7 @@ _CONFIGURATION = {
     "core.untrackedCache": "false",
     "core.splitIndex": "false",
     "core.alternateRefsCommand": "",
+    "core.safecrlf": "false",
     "core.quotePath": "true",
     "gc.auto": "0",
     "maintenance.auto": "false",
@@ -160,10 +161,6 @@ class GitRepository:
         return self.ask(
             "rev-parse", "--quiet", "--verify", f"refs/heads/{branch}^{{commit}}"
         ).decode()
-
-    def message(self, commit: str) -> str:
-        """A commit's message."""
-        return self.run("show", "--no-patch", "--format=%B", commit).decode("utf-8", "replace")
 
     def contains(self, descendant: str, commit: str) -> bool:
         """Whether a commit is another or one of those before it."""

@@ -18,6 +18,7 @@ from backupd.errors import BackupdError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SAID_BYTES = 4096
+_SAID_LINES = 3
 MOST_BYTES = 64 << 20
 
 
@@ -148,7 +149,8 @@ class Programs:
             if process.returncode:
                 said.seek(0)
                 text = said.read(_SAID_BYTES).decode("utf-8", "replace").strip()
-                why = text.splitlines()[-1] if text else f"it ended with {process.returncode}"
+                why = "; ".join(text.splitlines()[-_SAID_LINES:])
+                why = why or f"it ended with {process.returncode}"
                 raise ProgramError(f"{_named(arguments)}: {_printable(why)}", process.returncode)
 
     def _start(

@@ -1,0 +1,120 @@
+"""The code of a model is recorded and committed, and its repository is as it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from backupd.capture.provenance.code import CodeWish, capture_code, repository_of
+from backupd.config.settings import CodeSettings
+from backupd.errors import BackupdError
+from backupd.operations.side_branch import follow, with_commit
+from backupd.repository.snapshots import SnapshotRecord
+from tests.support.repositories import (
+    CASES,
+    OTHER_USER,
+    Case,
+    expected_tree,
+    fingerprint,
+    git,
+    marks,
+)
+
+ENVIRONMENT = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent"}
+
+
+def wish(case: Case, mode: str, scheme: str = "params") -> CodeWish:
+    settings = CodeSettings(case.code, mode)
+    return CodeWish(settings, scheme, Path("/nowhere/model"), False, ENVIRONMENT)
+
+
+def record(version: int, code: dict[str, object]) -> SnapshotRecord:
+    return SnapshotRecord("box", "m", version, 1.7e9 + version, b"/m", (), code=code)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_repository_in_any_state_is_recorded_and_left_as_it_was(
+    name: str, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    case = CASES[name](tmp_path / "code")
+    before = fingerprint(case.code, objects=True) if case.readable else {}
+    told: list[str] = []
+    for scheme in ("params", "everything"):
+        with capture_code(wish(case, "record", scheme)) as capture:
+            kept = (
+                {file.path: file.content for file in capture.files()} if "lost" not in name else {}
+            )
+        told += capture.facts.get("notes", [])
+        assert all(b"hf_aaaa" not in text and b"AKIAQQ" not in text for text in kept.values())
+        if case.readable:
+            assert capture.facts["system"] == "git"
+            assert fingerprint(case.code, objects=True) == before
+    if case.readable and not case.notes:
+        assert not [note for note in told if "left out" not in note], told
+    wanted = ""
+    if case.readable and case.whole:
+        wanted = expected_tree(case.code, tmp_path / "copy")
+    made = commit_once(case, 1, None, told)
+    assert bool(made) == case.commits, told
+    for words in case.notes:
+        assert any(words in note for note in told), told
+    if case.readable:
+        now = fingerprint(case.code, objects=False)
+        was = {key: value for key, value in before.items() if key in now}
+        assert now == was
+    assert marks(case.code) == marks(case.code.parent) == []
+    if made:
+        assert_commit_is_right(case, made, wanted)
+        again = commit_once(case, 2, made, told)
+        assert (
+            git(case.code, "-c", "safe.directory=*", "rev-parse", "backupd/m~1").decode().strip()
+            == (made.code["side_commit"])
+        )
+        assert again and fingerprint(case.code, objects=False) == now
+
+
+def commit_once(
+    case: Case, version: int, before: SnapshotRecord | None, told: list[str]
+) -> SnapshotRecord | None:
+    """What a snapshot does with `git: commit`; None where no commit was made."""
+    with capture_code(wish(case, "commit")) as capture:
+        told += capture.facts.get("notes", [])
+        if capture.repository is None:
+            return None
+        try:
+            made = with_commit(capture.repository, record(version, capture.facts), before)
+            follow(repository_of(case.code, ENVIRONMENT), made)
+        except BackupdError as error:
+            told.append(error.message)
+            return None
+    return made
+
+
+def assert_commit_is_right(case: Case, made: SnapshotRecord, wanted: str) -> None:
+    commit = str(made.code["side_commit"])
+    trust = ("-c", "safe.directory=*")
+    assert git(case.code, *trust, "rev-parse", "backupd/m").decode().strip() == commit
+    if wanted:
+        assert git(case.code, *trust, "rev-parse", f"{commit}^{{tree}}").decode().strip() == wanted
+    head = git(case.code, *trust, "rev-parse", "--verify", "-q", "HEAD", ok=False).decode().strip()
+    parents = git(case.code, *trust, "log", "-1", "--format=%P", commit).decode().split()
+    assert parents == ([head] if head else [])
+    message = git(case.code, *trust, "log", "-1", "--format=%B", commit).decode()
+    assert message.startswith("Update m to version 1\n\nBackupd-Snapshot: m@v1\n")
+    listed = git(case.code, *trust, "ls-tree", "-r", "--name-only", commit).decode()
+    assert ".env" not in listed and "weights.bin" not in listed
+
+
+def test_what_is_written_for_another_user_belongs_to_that_user(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    case = CASES["of another user"](tmp_path / "code")
+    assert commit_once(case, 1, None, [])
+    owners = {
+        os.lstat(os.path.join(base, name)).st_uid
+        for base, folders, names in os.walk(case.code / ".git")
+        for name in (*folders, *names)
+    }
+    assert owners == {OTHER_USER}
