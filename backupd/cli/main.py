@@ -38,6 +38,7 @@ COMMANDS = {
     "diff": _lazy("comparing", "diff_command", "Compare two snapshots.", _DAILY),
     "restore": _lazy("restore", "restore_command", "Give a snapshot back.", _DAILY),
     "mount": _lazy("mounting", "mount_command", "Show snapshots as folders.", _DAILY),
+    "switch": _lazy("switching", "switch_command", "Make a folder be a version.", _DAILY),
     "label": _lazy("snapshot", "label_command", "Put labels on a snapshot.", _DAILY),
     "forget": _lazy("keeping", "forget_command", "Drop snapshots.", _KEEPING),
     "policy": _lazy("keeping", "policy_command", "Show what is kept, and why.", _KEEPING),

@@ -176,6 +176,20 @@ class RestoreRoot:
             calls=self._calls,
         )
 
+    def link_from(self, entry: TreeEntry, fd: int) -> None:
+        """Give the open file `fd` of the same filesystem the entry's path as another name.
+
+        Raises OSError, PlacementError.
+        """
+        folder = self._folders.parent(_named(entry))
+        # The descriptor's own name, so that what is linked is what was looked at (linkat(2)).
+        os.link(
+            b"/proc/self/fd/%d" % fd,
+            name_of(entry.path),
+            dst_dir_fd=folder.fd,
+            follow_symlinks=True,
+        )
+
     def make_symlink(self, entry: TreeEntry) -> None:
         """Create the symlink, which may point anywhere: it is never followed here.
 

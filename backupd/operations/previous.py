@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.capture.folders import shown
 from backupd.capture.scan import Scan, Scanned, Skipped
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, DamagedError, ObjectMissingError
+from backupd.operations.heads import Head
 from backupd.operations.tree_cache import TreeCache
 from backupd.repository.index import Index
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.snapshots import SnapshotName
 from backupd.repository.tree import FileType, TreeEntry
 from backupd.repository.tree_codec import decode_values, entry_of, path_of
 
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
 
 # Snapshots that are read in search of one of the same scheme; each costs a request.
 _LOOKED_AT = 20
+
+
+def _read(
+    repository: Repository, name: SnapshotName, note: Callable[[str], None]
+) -> StoredSnapshot | None:
+    """A snapshot that may have been forgotten or be on another target."""
+    try:
+        return repository.read_snapshot(name)
+    except ObjectMissingError:
+        return None
+    except DamagedError as error:
+        note(f"{repository.name}: {error.message}")
+        return None
 
 
 class PreviousEntry:
@@ -116,14 +131,24 @@ class Previous:
         note: Callable[[str], None],
         *,
         scheme: str,
+        head: Head | None = None,
     ) -> Previous:
         """The newest snapshot of the scheme that can be read, else the newest of any.
 
         So a snapshot of the weights between two of everything costs the second no reading.
+        Where the folder was switched to a version and no newer snapshot was taken since, that
+        version counts as the newest.
         """
         folder = repository.secrets.model_folder(host, model)
         newest = None
+        switched_to = head.version if head else 0
         for count, snapshot in enumerate(repository.newest_snapshots(folder, note), 1):
+            if switched_to and head is not None and snapshot.record.version <= head.above:
+                switched = _read(repository, SnapshotName(folder, switched_to), note)
+                switched_to = 0
+                if switched is not None and switched.record.scheme == scheme:
+                    return cls(repository, switched, cache, note)
+                newest = newest or switched
             newest = newest or snapshot
             if snapshot.record.scheme == scheme:
                 return cls(repository, snapshot, cache, note)

@@ -169,23 +169,11 @@ class FileRestorer:
 
     def _is_right(self, entry: TreeEntry) -> bool:
         """Whether what is in the file's place has the content that the snapshot says."""
-        hasher = blake3()
         descriptor = self._place.open_existing(entry)
         try:
-            for start, length in entry.extents or ((0, entry.metadata.size_bytes),):
-                offset, end = start, start + length
-                while offset < end:
-                    wanted = self._hash_buffer[: min(_HASH_BYTES, end - offset)]
-                    got = os.preadv(descriptor, [wanted], offset)
-                    if not got:
-                        return False
-                    hasher.update(wanted[:got])
-                    offset += got
-        except OSError:
-            return False  # a file that cannot be read is not right, and is given anew
+            return is_right(descriptor, entry, self._hash_buffer)
         finally:
             os.close(descriptor)
-        return hasher.digest() == entry.content_hash
 
     def _run_wave(self) -> None:
         """Read all chunks of the wave, pack by pack, and wait until they are written."""
@@ -308,3 +296,23 @@ class FileRestorer:
         with self._lock:
             why = error.reason if isinstance(error, PlacementError) else error.message
             self._failed.setdefault(shown(file.entry.path), why)
+
+
+def is_right(descriptor: int, entry: TreeEntry, buffer: memoryview) -> bool:
+    """Whether an open file has the content that the entry of a FILE says; reads into `buffer`."""
+    hasher = blake3()
+    try:
+        if os.fstat(descriptor).st_size != entry.metadata.size_bytes:
+            return False
+        for start, length in entry.extents or ((0, entry.metadata.size_bytes),):
+            offset, end = start, start + length
+            while offset < end:
+                wanted = buffer[: min(len(buffer), end - offset)]
+                got = os.preadv(descriptor, [wanted], offset)
+                if not got:
+                    return False
+                hasher.update(wanted[:got])
+                offset += got
+    except OSError:
+        return False  # a file that cannot be read is not right, and is given anew
+    return hasher.digest() == entry.content_hash

@@ -18,6 +18,7 @@ from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
 from backupd.operations.catalog import info_of
 from backupd.operations.choosing import Choice
 from backupd.operations.code import code_notes, kept_code, settle_code
+from backupd.operations.heads import read_head, was_cut_short
 from backupd.operations.installation import Installation
 from backupd.operations.measuring import Measuring
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
@@ -52,6 +53,10 @@ def take_snapshot(
     """
     progress = progress or NoProgress()
     stop = stop or threading.Event()
+    if was_cut_short(installation, model.name):
+        from backupd.operations.swapping import recover
+
+        recover(installation, model.name, progress.note)
     failed: dict[str, BackupdError] = {}
     repositories = installation.repositories(model.targets, failed=failed)
     primary, others = repositories[0], repositories[1:]
@@ -114,7 +119,13 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
     host = installation.settings.host
     cache = TreeCache.of_model(installation, repository, model.name)
     previous = Previous.newest(
-        repository, host, model.name, cache, progress.note, scheme=model.scheme
+        repository,
+        host,
+        model.name,
+        cache,
+        progress.note,
+        scheme=model.scheme,
+        head=read_head(installation, model.name),
     )
     left_out: list[Skipped] = []
     progress.begin("store")
