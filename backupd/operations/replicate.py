@@ -16,7 +16,8 @@ from backupd.operations.reports import TargetResult
 from backupd.repository.index import Location
 from backupd.repository.layout import MAX_SNAPSHOT
 from backupd.repository.reachable import blobs_of
-from backupd.repository.reader import BlobFinder, BlobReader, spans
+from backupd.repository.read_order import spans
+from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.writer import Writer
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from types import TracebackType
 
 from blake3 import blake3
@@ -27,7 +29,8 @@ from backupd.operations.placement_errors import PlacementError
 from backupd.operations.placement_file import PlacedFile
 from backupd.operations.progress import Progress
 from backupd.repository.reachable import chunks_of, placed_chunks
-from backupd.repository.reader import BlobFinder, BlobReader, Span, spans
+from backupd.repository.read_order import Family, Span, families, spans
+from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.tree import TreeEntry
 
 _WAVE_CHUNKS = 8192
@@ -109,7 +112,7 @@ class FileRestorer:
         self._wave_files = 0
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
-        self._spans: queue.Queue[Span | None] = queue.Queue(maxsize=2 * threads)
+        self._reads: queue.Queue[Span | Family | None] = queue.Queue(maxsize=2 * threads)
         self._threads = [
             threading.Thread(target=self._work, name=f"restore-{number}", daemon=True)
             for number in range(threads)
@@ -133,7 +136,7 @@ class FileRestorer:
                 self._run_wave()
         finally:
             for _ in self._threads:
-                self._spans.put(None)
+                self._reads.put(None)
             for thread in self._threads:
                 thread.join()
             self._abandon_wave()
@@ -176,7 +179,10 @@ class FileRestorer:
             os.close(descriptor)
 
     def _run_wave(self) -> None:
-        """Read all chunks of the wave, pack by pack, and wait until they are written."""
+        """Read all chunks of the wave and wait until they are written.
+
+        Pack by pack, but for deltas that share a base: each base is opened once a wave.
+        """
         wave = self._wave
         locations = []
         for blob_id, places in wave.items():
@@ -184,15 +190,17 @@ class FileRestorer:
                 locations.append(self._finder.find(blob_id))
             except DamagedError as error:
                 self._give_up(places, error.message)
-        for span in spans(locations):
+        shared, others = families(locations)
+        reads: Iterator[Span | Family] = chain(shared, spans(others))
+        for read in reads:
             self._raise_failure()
             if self._stop.is_set():
                 raise StoppedError("stopped; run the restore again to go on where it ended")
-            if span.size_bytes < _SMALL_BLOB * len(span.records):
-                self._restore_span(self._own_reader, span)
+            if isinstance(read, Span) and read.size_bytes < _SMALL_BLOB * len(read.records):
+                self._restore_span(self._own_reader, read)
             else:
-                self._spans.put(span)
-        self._spans.join()
+                self._reads.put(read)
+        self._reads.join()
         self._raise_failure()
         self._wave = {}
         self._wave_chunks = 0
@@ -213,16 +221,34 @@ class FileRestorer:
     def _work(self) -> None:
         reader = BlobReader(self._finder)
         while True:
-            span = self._spans.get()
+            read = self._reads.get()
             try:
-                if span is None:
+                if read is None:
                     return
-                if self._failure is None and not self._stop.is_set():
-                    self._restore_span(reader, span)
+                if isinstance(read, Family):
+                    self._restore_family(reader, read)
+                elif not self._ending():
+                    self._restore_span(reader, read)
             except BaseException as error:
                 self._failure = error
             finally:
-                self._spans.task_done()
+                self._reads.task_done()
+
+    def _ending(self) -> bool:
+        return self._failure is not None or self._stop.is_set()
+
+    def _restore_family(self, reader: BlobReader, family: Family) -> None:
+        if family.wanted and not self._ending():
+            try:
+                chunk = reader.read_base(family.base_id)
+            except DamagedError:
+                self._restore_from_any_copy(reader, family.base_id)
+            else:
+                self._write_everywhere(family.base_id, chunk)
+        for span in family.deltas:
+            if self._ending():
+                return
+            self._restore_span(reader, span)
 
     def _restore_span(self, reader: BlobReader, span: Span) -> None:
         try:
@@ -240,16 +266,19 @@ class FileRestorer:
                     again.append(record)
                     continue
                 self._write_everywhere(record.blob_id, chunk)
-        # After the rest, as it takes the reader's buffer; from any copy that there is.
+        # After the rest, as it takes the reader's buffer.
         for record in again:
-            try:
-                chunk = reader.read(record.blob_id)
-            except TargetUnreachableError:
-                raise
-            except BackupdError as error:
-                self._give_up(self._wave[record.blob_id], error.message)
-                continue
-            self._write_everywhere(record.blob_id, chunk)
+            self._restore_from_any_copy(reader, record.blob_id)
+
+    def _restore_from_any_copy(self, reader: BlobReader, blob_id: bytes) -> None:
+        try:
+            chunk = reader.read(blob_id)
+        except TargetUnreachableError:
+            raise
+        except BackupdError as error:
+            self._give_up(self._wave[blob_id], error.message)
+        else:
+            self._write_everywhere(blob_id, chunk)
 
     def _write_everywhere(self, blob_id: bytes, chunk: Buffer) -> None:
         for place in self._wave[blob_id]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from backupd.codec.blob import BlobDecoder, Buffer
 from backupd.errors import (
@@ -20,23 +19,10 @@ from backupd.errors import (
 )
 from backupd.repository.index import Index, Location
 from backupd.repository.layout import MIB, pack_name
+from backupd.repository.read_order import Span, alone
 from backupd.repository.records import BlobRecord
 from backupd.repository.repository import Repository
 from backupd.repository.whole import find_whole
-
-# Blobs of one pack that lie no further apart are read in one go, up to so much at once.
-_MERGE_GAP = 256 * 1024
-_MERGE_MOST = 4 * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A run of one pack that is read at once, and the blobs in it by offset."""
-
-    pack_id: bytes
-    offset: int
-    size_bytes: int
-    records: tuple[BlobRecord, ...]
 
 
 class BaseLostError(DamagedError):
@@ -119,6 +105,8 @@ class BlobReader:
         self.finder = finder
         self._bases = bases
         self._base_reader: BlobReader | None = None
+        self._held_id = b""
+        self._held_base: Buffer | None = None
         self._repository = finder.repository
         self._decoder = BlobDecoder()
         self._sealed = memoryview(b"")
@@ -131,10 +119,8 @@ class BlobReader:
         """
         failure: DamagedError | None = None
         for location in self.finder.copies(blob_id, plain=not self._bases):
-            record = location.record
-            span = Span(location.pack_id, record.offset, record.sealed_size, (record,))
             try:
-                return self.open(record, self.read_span(span))
+                return self.open(location.record, self.read_span(alone(location)))
             except DamagedError as error:
                 failure = failure or error
         assert failure is not None
@@ -166,7 +152,7 @@ class BlobReader:
             self._opened = kept_buffer(record.sealed_size)
         try:
             size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
-            base = self._read_base if self._bases else None
+            base = self.read_base if self._bases else None
             plain = self._decoder.decode(self._opened[:size], record.plain_size, base)
         except BaseLostError:
             raise
@@ -178,13 +164,23 @@ class BlobReader:
             )
         return plain
 
-    def _read_base(self, base_id: bytes) -> Buffer:
+    def read_base(self, base_id: bytes) -> Buffer:
+        """A base's chunk; good until another base is needed. Raises `BaseLostError`.
+
+        The base that was needed last is still there, so that what stands on one is best read
+        one after another.
+        """
+        if self._held_base is not None and self._held_id == base_id:
+            return self._held_base
         if self._base_reader is None:
             self._base_reader = BlobReader(self.finder, bases=False)
+        self._held_base = None
         try:
-            return self._base_reader.read(base_id)
+            held = self._base_reader.read(base_id)
         except DamagedError as error:
             raise BaseLostError(base_id, error.message) from None
+        self._held_id, self._held_base = base_id, held
+        return held
 
 
 def kept_buffer(least: int) -> memoryview:
@@ -193,29 +189,3 @@ def kept_buffer(least: int) -> memoryview:
     An anonymous mapping: it takes memory only as it is touched, and gives it back when it goes.
     """
     return memoryview(mmap.mmap(-1, (least + MIB - 1) // MIB * MIB))
-
-
-def spans(locations: Iterable[Location]) -> Iterator[Span]:
-    """The reads that fetch all these blobs, pack by pack in the packs' own order."""
-    by_pack: dict[bytes, list[BlobRecord]] = {}
-    for location in locations:
-        by_pack.setdefault(location.pack_id, []).append(location.record)
-    for pack_id, records in by_pack.items():
-        records.sort(key=lambda record: record.offset)
-        yield from _merged(pack_id, records)
-
-
-def _merged(pack_id: bytes, records: Sequence[BlobRecord]) -> Iterator[Span]:
-    run: list[BlobRecord] = []
-    begin = end = 0
-    for record in records:
-        stop = record.offset + record.sealed_size
-        if run and (record.offset - end > _MERGE_GAP or stop - begin > _MERGE_MOST):
-            yield Span(pack_id, begin, end - begin, tuple(run))
-            run = []
-        if not run:
-            begin = record.offset
-        run.append(record)
-        end = max(end, stop)
-    if run:
-        yield Span(pack_id, begin, end - begin, tuple(run))

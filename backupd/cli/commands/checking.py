@@ -68,7 +68,7 @@ def check_command(
 
     answers: list[dict[str, Any]] = []
     codes: list[int] = []
-    with opened(app, repository) as installation, stop_on_signal() as stop:
+    with opened(app, repository, quickly=True) as installation, stop_on_signal() as stop:
         names = chosen_targets(installation, target)
         for name in names:
             try:

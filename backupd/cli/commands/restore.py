@@ -111,7 +111,7 @@ def restore_command(
         overwrite=overwrite,
     )
     started = app.clock()
-    with opened(app, repository) as installation:
+    with opened(app, repository, quickly=True) as installation:
         resolved = resolve(installation, snapshot, target=target)
         info = resolved.info
         place = str(request.to or info.root)
