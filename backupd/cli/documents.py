@@ -190,6 +190,7 @@ def forget_report(report: ForgetReport) -> Document:
         "kept": [forget_item(item) for item in report.kept],
         "forgotten": [forget_item(item) for item in report.forgotten],
         "unreachable": dict(report.unreachable),
+        "append_only": list(report.append_only),
     }
 
 
@@ -206,6 +207,8 @@ def prune_report(report: PruneReport) -> Document:
         "deleted_bytes": report.deleted_bytes,
         "repacked_bytes": report.repacked_bytes,
         "unmarked": report.unmarked,
+        "purged_bytes": report.purged_bytes,
+        "waiting_bytes": report.waiting_bytes,
         "notes": list(report.notes),
         "error": None,
     }

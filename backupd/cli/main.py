@@ -43,6 +43,8 @@ COMMANDS = {
     "forget": _lazy("keeping", "forget_command", "Drop snapshots.", _KEEPING),
     "policy": _lazy("keeping", "policy_command", "Show what is kept, and why.", _KEEPING),
     "prune": _lazy("keeping", "prune_command", "Reclaim the space.", _KEEPING),
+    "extend": _lazy("holding", "extend_command", "Extend the Object Lock.", _KEEPING),
+    "undelete": _lazy("holding", "undelete_command", "Bring back what was deleted.", _TRUST),
     "check": _lazy("checking", "check_command", "Verify what is stored.", _TRUST),
     "sync": _lazy("checking", "sync_command", "Bring targets up to date.", _TRUST),
     "key": _lazy("keys", "key_group", "Export, add and remove keys.", _TRUST),

@@ -48,6 +48,16 @@ def duration(value: str) -> float:
         raise click.BadParameter(f"{value!r} {error}") from None
 
 
+def moment(value: str) -> float:
+    """`2026-11-20T14:30`, with a zone or in this box's, in seconds since the epoch."""
+    from backupd.config.quantities import parse_time
+
+    try:
+        return parse_time(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}") from None
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

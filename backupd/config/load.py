@@ -140,6 +140,7 @@ class _Maker:
                 forget=configuration.upkeep.forget,
                 prune=configuration.upkeep.prune,
                 check=configuration.upkeep.check,
+                extend=configuration.upkeep.extend,
                 read_data_percent=configuration.upkeep.read_data,
             ),
             limits=LimitsSettings(
@@ -248,6 +249,10 @@ class _Maker:
                 credential=s3_credential(name),
             ),
             storage_class=section.storage_class,
+            object_lock_mode=section.object_lock.mode if section.object_lock else "",
+            object_lock_days=section.object_lock.days if section.object_lock else 0,
+            append_only=section.append_only,
+            as_of=section.as_of,
             path_style=section.path_style,
             ca_bundle=self.optional_path(section.ca_bundle, *where, "ca_bundle"),
             proxy=section.proxy,

@@ -7,7 +7,7 @@ would be right.
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 _DURATION = re.compile(r"(?:\d{1,10}(?:\.\d{1,9})?[smhdwy])+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdwy])")
@@ -49,6 +49,14 @@ def format_duration(duration: timedelta) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts)
+
+
+def parse_time(text: str) -> float:
+    """`2026-11-20T14:30`, with a zone or in the box's own, as seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError("is no time; write one such as 2026-11-20T14:30 or add +00:00") from None
 
 
 def parse_rate(text: str) -> int:

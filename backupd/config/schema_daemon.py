@@ -24,6 +24,12 @@ class UpkeepSection(Section):
     check: UpkeepCron = Field(
         "0 4 * * *", description="When the targets are verified.", examples=['"0 4 * * *"']
     )
+    extend: UpkeepCron = Field(
+        "0 2 * * *",
+        description="When the Object Lock of what snapshots need is extended, on targets that have"
+        " `object_lock`.",
+        examples=['"0 2 * * *"'],
+    )
     read_data: Percent = Field(
         5.0,
         description="How much of the stored data each check reads back.",

@@ -13,6 +13,7 @@ from backupd.config.values import (
     Duration,
     Endpoint,
     FullPath,
+    Moment,
     Prefix,
     Price,
     StorageClass,
@@ -60,6 +61,23 @@ class PricesSection(Section):
     )
 
 
+class ObjectLockSection(Section):
+    """How long the store is to refuse that anything is deleted."""
+
+    mode: Literal["GOVERNANCE", "COMPLIANCE"] = Field(
+        description="`GOVERNANCE` can be lifted by who has the right to bypass it, `COMPLIANCE` by"
+        " nobody.",
+        examples=["COMPLIANCE"],
+    )
+    days: int = Field(
+        ge=1,
+        le=36_500,
+        description="For how long from when an object is stored. What snapshots still need is held"
+        " on by `upkeep: {extend: ...}`, from when half of it has passed.",
+        examples=["30"],
+    )
+
+
 class S3TargetSection(Section):
     """A prefix of a bucket in an S3-compatible store."""
 
@@ -87,6 +105,24 @@ class S3TargetSection(Section):
         "",
         description="The storage class of packs; everything else is small and read often.",
         examples=["STANDARD_IA"],
+    )
+    object_lock: ObjectLockSection | None = Field(
+        None,
+        description="Have the store keep everything that a restore needs from being deleted, by"
+        " whomever. The bucket must have Object Lock.",
+        examples=["{mode: COMPLIANCE, days: 30}"],
+    )
+    append_only: bool = Field(
+        False,
+        description="These credentials may add and not delete: forget and prune leave the target"
+        " alone here, and run elsewhere.",
+        examples=["true"],
+    )
+    as_of: Moment = Field(
+        0.0,
+        description="Look at the bucket as it was at a time that has passed, and only read it; the"
+        " bucket must keep versions.",
+        examples=["2026-11-20T14:30"],
     )
     path_style: bool = Field(
         False,

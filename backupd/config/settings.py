@@ -123,6 +123,7 @@ class UpkeepSettings:
     forget: str = "0 3 * * *"
     prune: str = "30 3 * * sun"
     check: str = "0 4 * * *"
+    extend: str = "0 2 * * *"
     read_data_percent: float = 5.0
 
 

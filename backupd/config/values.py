@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from backupd.config.quantities import parse_duration, parse_percent, parse_rate
+from backupd.config.quantities import parse_duration, parse_percent, parse_rate, parse_time
 from backupd.policy.cron import parse_cron
 from backupd.policy.naming import DEFAULT_NAMING, parse_layout, parse_template
 
@@ -174,6 +174,12 @@ Percent = Annotated[
     Written("percentage"),
 ]
 Price = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False), Written("amount of money")]
+Moment = Annotated[
+    float,
+    BeforeValidator(lambda value: parse_time(value) if isinstance(value, str) else value),
+    WithJsonSchema(_TEXT),
+    Written("time"),
+]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Policies = Annotated[
     list[Name],

@@ -22,6 +22,7 @@ from backupd.daemon.status import job_status, model_status, upkeep_status
 from backupd.daemon.timers import Timers
 from backupd.daemon.verbs import Verbs
 from backupd.daemon.watcher import Mode, ModelWatch, WatchState
+from backupd.operations.append_only import append_only, has_lock
 
 if TYPE_CHECKING:
     from backupd.daemon.logs import Log
@@ -286,8 +287,14 @@ def _upkeep(settings: Settings) -> Iterable[Upkeep]:
     upkeep = settings.upkeep
     if upkeep.forget:
         yield Upkeep(Kind.FORGET, "", Schedule(upkeep.forget))
-    for kind, cron in ((Kind.PRUNE, upkeep.prune), (Kind.CHECK, upkeep.check)):
-        for target in settings.targets if cron else ():
+    every = list(settings.targets)
+    others_do = append_only(settings, every)
+    for kind, cron, targets in (
+        (Kind.PRUNE, upkeep.prune, [name for name in every if name not in others_do]),
+        (Kind.CHECK, upkeep.check, every),
+        (Kind.EXTEND, upkeep.extend, [name for name in every if has_lock(settings, name)]),
+    ):
+        for target in targets if cron else ():
             yield Upkeep(kind, target, Schedule(cron))
 
 

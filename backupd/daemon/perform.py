@@ -116,6 +116,15 @@ class Performer:
                         "deleted_bytes": pruned.deleted_bytes,
                         "marked_bytes": pruned.marked_bytes,
                     }
+                case Kind.EXTEND:
+                    extended = self._verbs.extend(
+                        installation, job.name, progress=progress, stop=stop
+                    )
+                    if extended.problems:
+                        from backupd.operations.extend import unheld
+
+                        raise unheld(extended)
+                    told = {"objects": extended.needed, "extended": extended.extended}
                 case _:
                     checked = self._verbs.check(
                         installation,

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
+    EXTEND = "extend"
 
 
 class State(StrEnum):

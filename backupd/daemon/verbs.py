@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backupd.config.settings import ModelSettings, Settings
+    from backupd.operations.extend import ExtendReport
     from backupd.operations.installation import Installation
     from backupd.operations.reports import SnapshotInfo
 
@@ -77,6 +78,19 @@ class Check(Protocol):
     ) -> CheckReport: ...
 
 
+class Extend(Protocol):
+    """`operations.extend.extend`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        target: str,
+        *,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> ExtendReport: ...
+
+
 class ListSnapshots(Protocol):
     """`operations.catalog.list_snapshots`."""
 
@@ -100,6 +114,7 @@ class Verbs:
     forget: Forget
     prune: Prune
     check: Check
+    extend: Extend
     list_snapshots: ListSnapshots
 
 
@@ -107,6 +122,7 @@ def real_verbs() -> Verbs:
     """The operations. Imported here, as boto3 and numpy behind them cost a quarter of a second."""
     from backupd.operations.catalog import list_snapshots
     from backupd.operations.check import check
+    from backupd.operations.extend import extend
     from backupd.operations.forget import forget_by_policy
     from backupd.operations.installation import open_installation
     from backupd.operations.prune import prune
@@ -118,5 +134,6 @@ def real_verbs() -> Verbs:
         forget=forget_by_policy,
         prune=prune,
         check=check,
+        extend=extend,
         list_snapshots=list_snapshots,
     )

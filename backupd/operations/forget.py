@@ -7,6 +7,7 @@ from datetime import tzinfo
 
 from backupd.config.settings import ModelSettings
 from backupd.errors import BackupdError
+from backupd.operations.append_only import append_only
 from backupd.operations.catalog import info_of
 from backupd.operations.installation import Installation
 from backupd.operations.reports import ForgetItem, ForgetReport
@@ -33,16 +34,19 @@ def forget_by_policy(
     kept: list[ForgetItem] = []
     forgotten: list[ForgetItem] = []
     unreachable: dict[str, BackupdError] = {}
+    left: dict[str, None] = {}
     for name in names:
         model = installation.model(name)
-        for repository in installation.repositories(model.targets, failed=unreachable):
+        left |= dict.fromkeys(append_only(installation.settings, model.targets))
+        targets = [target for target in model.targets if target not in left]
+        for repository in installation.repositories(targets, failed=unreachable):
             for snapshot, reasons in judge(installation, repository, model, now):
                 item = ForgetItem(repository.name, info_of(snapshot, (repository.name,)), reasons)
                 (kept if reasons else forgotten).append(item)
                 if not reasons and not dry_run:
                     repository.forget(snapshot.name)
     away = {name: error.message for name, error in unreachable.items()}
-    return ForgetReport(tuple(kept), tuple(forgotten), dry_run, away)
+    return ForgetReport(tuple(kept), tuple(forgotten), dry_run, away, tuple(left))
 
 
 def judge(
@@ -91,9 +95,18 @@ def forget_snapshots(
     """
     snapshots = [resolve(installation, spec) for spec in specs]
     forgotten = []
+    left = append_only(installation.settings, installation.settings.targets)
+    listed = {target for snapshot in snapshots for target in snapshot.info.targets}
     for snapshot in snapshots:
         for target in snapshot.info.targets:
+            if target in left:
+                continue
             forgotten.append(ForgetItem(target, snapshot.info, ()))
             if not dry_run:
                 installation.repository(target).forget(snapshot.stored.name)
-    return ForgetReport((), tuple(forgotten), dry_run)
+    return ForgetReport(
+        (),
+        tuple(forgotten),
+        dry_run,
+        append_only=tuple(target for target in left if target in listed),
+    )

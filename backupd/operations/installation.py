@@ -120,6 +120,7 @@ class Installation:
                     upload=self._upload,
                     traffic=self.traffic_of(name),
                     stop=self.stopping,
+                    clock=self.clock,
                 )
             return self._targets[name]
 

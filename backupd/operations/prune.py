@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backupd.errors import DamagedError, StoppedError
+from backupd.operations.append_only import refuse_append_only
 from backupd.operations.installation import Clock, Installation
 from backupd.operations.progress import NoProgress, Progress
+from backupd.operations.purge import notes_of, purge_hidden
 from backupd.operations.reports import PruneReport
 from backupd.repository.copying import copy_blobs, put_index
 from backupd.repository.index import Index, PackTable
@@ -58,6 +60,7 @@ def prune(
     """
     progress = progress or NoProgress()
     stop = stop or threading.Event()
+    refuse_append_only(installation, target)
     repository = installation.repository(target)
     notes: list[str] = []
     # Before anything is looked at: what is due by now was marked for the grace when a writer,
@@ -79,7 +82,13 @@ def prune(
     )
     if not dry_run:
         _carry_out(repository, survey, plan, installation.clock, progress, stop)
-    return _report(target, survey, plan, dry_run, notes)
+    purged = purge_hidden(installation, target, dry_run=dry_run, stop=stop)
+    notes += notes_of(purged)
+    return replace(
+        _report(target, survey, plan, dry_run, notes),
+        purged_bytes=purged.removed_bytes,
+        waiting_bytes=purged.waiting_bytes,
+    )
 
 
 def _survey(

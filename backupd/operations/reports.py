@@ -142,19 +142,24 @@ class ForgetItem:
 
 @dataclass(frozen=True, slots=True)
 class ForgetReport:
-    """What forget did, or with dry run would do; `unreachable` targets are left as they were."""
+    """What forget did, or with dry run would do.
+
+    Targets that are `unreachable`, or `append_only` here, are left as they were.
+    """
 
     kept: tuple[ForgetItem, ...]
     forgotten: tuple[ForgetItem, ...]
     dry_run: bool
     unreachable: Mapping[str, str] = field(default_factory=dict)
+    append_only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
     """What prune did on one target, or with dry run would do; sizes in stored bytes.
 
-    `held_bytes` are blobs that no snapshot holds itself, kept as the bases of deltas.
+    `held_bytes` are blobs that no snapshot holds itself, kept as the bases of deltas. Where the
+    bucket has an Object Lock, `purged_bytes` of old versions went and `waiting_bytes` may not yet.
     """
 
     target: str
@@ -168,4 +173,6 @@ class PruneReport:
     unmarked: int
     dry_run: bool
     held_bytes: int = 0
+    purged_bytes: int = 0
+    waiting_bytes: int = 0
     notes: tuple[str, ...] = field(default=())

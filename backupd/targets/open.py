@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from backupd.config.quantities import parse_time
 from backupd.config.settings import LocalTarget, NasTarget, S3Target, TargetSettings
 from backupd.errors import UsageError
 from backupd.targets.bandwidth import LimitedTarget, TokenBucket
@@ -17,7 +20,15 @@ from backupd.targets.retry import Patience, RetryTarget
 
 # For stale handles, which are right again when opened anew. An absent mount is said at once.
 _ONCE_MORE = Patience(attempts=2, first_seconds=0.0)
-_OPTIONS = ("endpoint_url", "region", "profile", "path_style", "ca_bundle", "credentials_file")
+_OPTIONS = (
+    "endpoint_url",
+    "region",
+    "profile",
+    "path_style",
+    "ca_bundle",
+    "credentials_file",
+    "as_of",
+)
 
 
 def open_target(
@@ -26,12 +37,14 @@ def open_target(
     upload: TokenBucket | None = None,
     traffic: Traffic | None = None,
     stop: threading.Event | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Target:
     """The target that `settings` describe, with the wrappers its kind needs. Nothing is asked of
     it yet.
 
     `upload` limits what goes out to a NAS or S3. `traffic` counts every request that is really
-    made, tries that failed included. `stop` ends waiting for a store that does not answer.
+    made, tries that failed included. `stop` ends waiting for a store that does not answer. By
+    `clock` (seconds since the epoch) the end of an Object Lock is reckoned.
     """
     target: Target
     match settings:
@@ -39,14 +52,25 @@ def open_target(
             target = FolderTarget(settings.name, settings.path)
         case NasTarget():
             target = MountTarget(settings.name, settings.path, require_mount=settings.require_mount)
+        case S3Target(as_of=as_of) if as_of:
+            from backupd.targets.s3_past import PastBucketTarget
+
+            target = PastBucketTarget(settings)
         case S3Target():
             # Imported here, as are its threads and parsers, so that a local target costs none.
             from backupd.targets.s3 import BucketTarget
+            from backupd.targets.s3_lock import ObjectLock
 
+            lock = (
+                ObjectLock(settings.object_lock_mode, settings.object_lock_days, clock)
+                if settings.object_lock_mode
+                else None
+            )
             classes = {"packs/": settings.storage_class} if settings.storage_class else {}
             target = BucketTarget(
                 settings,
                 storage_classes=classes,
+                lock=lock,
                 on_request=traffic.add if traffic is not None else None,
             )
     if traffic is not None:
@@ -127,7 +151,18 @@ def parse_location(location: str) -> TargetSettings:
         path_style=options.get("path_style", "false").lower() in ("1", "true", "yes"),
         ca_bundle=_path(options.get("ca_bundle", "")),
         credentials_file=_path(options.get("credentials_file", "")),
+        as_of=_time(options.get("as_of", "")),
     )
+
+
+def _time(text: str) -> float:
+    if not text:
+        return 0.0
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        problem, _, mend = str(error).partition("; ")
+        raise UsageError(f"as_of: {text!r} {problem}", hint=mend) from None
 
 
 def _path(text: str) -> Path | None:

@@ -138,10 +138,10 @@ class BucketTarget:
 
     def get(self, name: str, max_bytes: int) -> bytes:
         """See `Target.get`."""
-        check_name(name)
+        which = self._which(check_name(name))
 
         def read(client: S3Client) -> bytes:
-            answer = client.get_object(Bucket=self._bucket, Key=self._key(name))
+            answer = client.get_object(Bucket=self._bucket, Key=self._key(name), **which)
             body, size = answer["Body"], answer["ContentLength"]
             try:
                 if size > max_bytes:
@@ -159,16 +159,19 @@ class BucketTarget:
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `Target.read_into`."""
-        check_name(name)
+        which = self._which(check_name(name))
         view = buffer.cast("B")
         end = offset + view.nbytes
 
         def read(client: S3Client) -> None:
             if not view.nbytes:
-                client.head_object(Bucket=self._bucket, Key=self._key(name))
+                client.head_object(Bucket=self._bucket, Key=self._key(name), **which)
                 return
             answer = client.get_object(
-                Bucket=self._bucket, Key=self._key(name), Range=f"bytes={offset}-{end - 1}"
+                Bucket=self._bucket,
+                Key=self._key(name),
+                Range=f"bytes={offset}-{end - 1}",
+                **which,
             )
             body = answer["Body"]
             try:
@@ -187,7 +190,8 @@ class BucketTarget:
         check_name(name)
 
         def look(client: S3Client) -> ObjectInfo:
-            found = client.head_object(Bucket=self._bucket, Key=self._key(name))
+            which = self._which(name)
+            found = client.head_object(Bucket=self._bucket, Key=self._key(name), **which)
             modified = found["LastModified"].timestamp()
             return ObjectInfo(name, found["ContentLength"], modified, is_cold(found))
 
@@ -259,6 +263,10 @@ class BucketTarget:
     def creation(self, *, anew: bool = False) -> Creation:
         """What the server makes of conditions: as recorded, or raced for `anew`."""
         return self._conditions.look_again() if anew else self._conditions.seen()
+
+    def _which(self, name: str) -> dict[str, Any]:
+        """What a request to read the object says beside its name; the latest version is meant."""
+        return {}
 
     def _key(self, name: str) -> str:
         return self._prefix + name

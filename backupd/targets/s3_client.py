@@ -36,9 +36,13 @@ _KINDS = (
 
 
 def make_client(
-    settings: S3Target, *, connections: int, on_request: Callable[[str], None] | None = None
+    settings: S3Target,
+    *,
+    connections: int,
+    attempts: int = 1,
+    on_request: Callable[[str], None] | None = None,
 ) -> S3Client:
-    """A client that keeps up to `connections` connections and tries nothing twice.
+    """A client that keeps up to `connections` connections and makes `attempts` tries.
 
     Where the settings name credentials (a file, a profile) only those are used; else boto3's
     whole chain. `on_request` is told of each request that is sent: put, get, stat, list, delete.
@@ -56,7 +60,7 @@ def make_client(
         "read_timeout": settings.read_timeout_seconds,
         "max_pool_connections": connections,
         "tcp_keepalive": True,
-        "retries": {"mode": "standard", "total_max_attempts": 1},
+        "retries": {"mode": "standard", "total_max_attempts": attempts},
         "request_checksum_calculation": settings.checksums,
         "response_checksum_validation": settings.checksums,
     }

@@ -119,15 +119,16 @@ class Rgw:
             self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
             self._serve("ceph-osd", "-i", "0", "-f")
             wait_until(lambda: "1 up" in self._run("ceph", "osd", "stat"), "the object store is up")
-            self._run(
-                "radosgw-admin",
-                "user",
-                "create",
-                "--uid=test",
-                "--display-name=test",
-                f"--access-key={self.server.access_key}",
-                f"--secret-key={self.server.secret_key}",
-            )
+            for user, server in (("test", self.server), ("box", self.server.guest())):
+                self._run(
+                    "radosgw-admin",
+                    "user",
+                    "create",
+                    f"--uid={user}",
+                    f"--display-name={user}",
+                    f"--access-key={server.access_key}",
+                    f"--secret-key={server.secret_key}",
+                )
             self._serve_gateway()
         except BaseException:
             self.kill()

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import pytest
 
 ACCESS_KEY = "TESTACCESSKEY00001"
 SECRET_KEY = "TestSecretKey0123456789abcdefghij"
+GUEST_ACCESS_KEY = "TESTACCESSKEY00002"
+GUEST_SECRET_KEY = "TestSecretKey0123456789abcdefghik"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,15 @@ class S3Server:
             ),
         )
 
-    def create_bucket(self, name: str = "") -> str:
+    def create_bucket(self, name: str = "", **options: Any) -> str:
         """A new bucket's name, made up where none is given."""
         bucket = name or f"test-{uuid.uuid4().hex[:16]}"
-        self.client().create_bucket(Bucket=bucket)
+        self.client().create_bucket(Bucket=bucket, **options)
         return bucket
+
+    def guest(self) -> S3Server:
+        """The same server for another user, who may do only what bucket policies allow."""
+        return replace(self, access_key=GUEST_ACCESS_KEY, secret_key=GUEST_SECRET_KEY)
 
     def write_credentials(self, path: Path) -> Path:
         """Write the keys as a credentials file (the form that AWS tools share); gives `path`."""

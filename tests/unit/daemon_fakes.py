@@ -15,6 +15,7 @@ from typing import Any
 from backupd.config.settings import KeySettings, LocalTarget, ModelSettings, Settings
 from backupd.daemon.logs import make_log
 from backupd.daemon.verbs import Verbs
+from backupd.operations.extend import ExtendReport
 from backupd.operations.reports import (
     CheckReport,
     ForgetReport,
@@ -103,6 +104,7 @@ class Recorder:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     snapshot: Callable[..., SnapshotReport] | None = None
     check_report: CheckReport | None = None
+    extend_report: ExtendReport | None = None
     failure: Exception | None = None
     secret: Callable[[], str] = lambda: "secret"
 
@@ -113,6 +115,7 @@ class Recorder:
             forget=self._forget,
             prune=self._prune,
             check=self._check,
+            extend=self._extend,
             list_snapshots=self._list,
         )
 
@@ -153,6 +156,10 @@ class Recorder:
     ) -> CheckReport:
         self.calls.append(("check", target, read_data_percent))
         return self.check_report or CheckReport(target, 1, 1, 1, 10, ())
+
+    def _extend(self, installation: Any, target: str, **_: Any) -> ExtendReport:
+        self.calls.append(("extend", target))
+        return self.extend_report or ExtendReport(target, 3, 1, 100, 2_000.0, False)
 
     def _list(self, installation: Any, **asked: Any) -> list[SnapshotInfo]:
         self.calls.append(("list", asked))

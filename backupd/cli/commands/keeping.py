@@ -90,6 +90,8 @@ def forget_command(
             )
     output.document(app, documents.forget_report(report))
     _say_forget(app, report, by_policy=not snapshots)
+    for target in report.append_only:
+        output.say(app, f"{target} is append-only here and was left to who may thin it")
     for target, why in report.unreachable.items():
         output.warn(app, f"{target} was left as it is: {printable(why)}")
     return errors.EXIT_PARTIAL if report.unreachable else errors.EXIT_DONE
@@ -316,12 +318,17 @@ def prune_command(app: App, target: tuple[str, ...], dry_run: bool) -> int:
     needed. What was stored within these 24 hours is left alone, as a snapshot that is being
     taken may need it. Snapshots go on meanwhile, and it may be interrupted at any time.
     """
+    from backupd.operations.append_only import append_only
     from backupd.operations.prune import prune
 
     answers: list[dict[str, Any]] = []
     codes: list[int] = []
     with opened(app) as installation, stop_on_signal() as stop:
         names = chosen_targets(installation, target)
+        left = append_only(installation.settings, () if target else names)
+        for name in left:
+            output.say(app, f"{name} is append-only here and is left to who may thin it")
+        names = [name for name in names if name not in left]
         for name in names:
             try:
                 with shown_progress(app) as progress:
@@ -356,6 +363,8 @@ def _say_prune(app: App, report: PruneReport) -> None:
         )
         if packs
     ]
+    if report.purged_bytes:
+        parts.append(f"{size(report.purged_bytes)} of old versions {would}removed")
     done = ", ".join(parts) or "nothing to reclaim now"
     output.say(app, f"{report.target}: {count(report.packs_total, 'pack')}: {done}")
     if report.packs_marked and not report.dry_run:
