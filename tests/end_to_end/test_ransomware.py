@@ -151,13 +151,13 @@ def test_with_the_boxs_credentials_nothing_can_be_deleted_and_every_snapshot_res
     good = time.time()
     time.sleep(0.05)
     client, bucket = locked.box.client(), locked.bucket
-    keys = [key for key in locked.keys(client) if "/.probe/" not in key]
+    keys = [key for key in locked.keys(client) if "probe/" not in key]
     assert any("/packs/" in key for key in keys)
     assert all(
         refused(lambda key=key: client.delete_object(Bucket=bucket, Key=key)) for key in keys
     )
     for key, version in versions_of(client, bucket):
-        if "/claims/" not in key and "/.probe/" not in key:
+        if "/claims/" not in key and "probe/" not in key:
             assert refused(
                 lambda key=key, version=version: client.delete_object(
                     Bucket=bucket, Key=key, VersionId=version
