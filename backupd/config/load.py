@@ -252,7 +252,7 @@ class _Maker:
             object_lock_mode=section.object_lock.mode if section.object_lock else "",
             object_lock_days=section.object_lock.days if section.object_lock else 0,
             append_only=section.append_only,
-            as_of=section.as_of,
+            as_of=section.as_of or 0.0,
             path_style=section.path_style,
             ca_bundle=self.optional_path(section.ca_bundle, *where, "ca_bundle"),
             proxy=section.proxy,

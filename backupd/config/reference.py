@@ -40,6 +40,7 @@ How values are written:
 | bytes per second | `200MB/s` (millions), `50MiB/s` (1024 x 1024) |
 | cron schedule | minute, hour, day of month, month, weekday as in crontab(5), in quotes: `"*/15 * * * *"`; or `"@hourly"`, `"@daily"`, `"@weekly"`, `"@monthly"`, `"@yearly"` |
 | percentage | `5%` |
+| time | `2026-11-20T14:30`, of this box's time zone, or with one of its own: `2026-11-20T14:30+00:00` |
 | pattern | as in `.gitignore`: `"*.lock"`, `/cache/` |
 
 No secret stands in the file: keys, passphrases and credentials are files of their own, which it
@@ -51,6 +52,7 @@ _HEADINGS: tuple[tuple[str, str, type[Section]], ...] = (
     ("`targets`: a local disk", "targets", schema_targets.LocalTargetSection),
     ("`targets`: a NAS", "targets", schema_targets.NasTargetSection),
     ("`targets`: an S3-compatible store", "targets", schema_targets.S3TargetSection),
+    ("`object_lock` of a store", "object_lock", schema_targets.ObjectLockSection),
     ("`prices` of a store", "prices", schema_targets.PricesSection),
     ("`policies`", "policies", schema_models.PolicySection),
     ("`keep_best` of a policy", "keep_best", schema_models.KeepBestSection),

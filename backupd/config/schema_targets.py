@@ -118,8 +118,8 @@ class S3TargetSection(Section):
         " alone here, and run elsewhere.",
         examples=["true"],
     )
-    as_of: Moment = Field(
-        0.0,
+    as_of: Moment | None = Field(
+        None,
         description="Look at the bucket as it was at a time that has passed, and only read it; the"
         " bucket must keep versions.",
         examples=["2026-11-20T14:30"],
