@@ -14,9 +14,10 @@ from backupd.cli.formatting import utc_time
 
 if TYPE_CHECKING:
     from backupd.operations.describe import SnapshotStorage, Storage
-    from backupd.operations.diff import DiffReport, LayerChange, TensorChange
+    from backupd.operations.diff_configs import ConfigChange
     from backupd.operations.diff_files import FileChange
     from backupd.operations.diff_numbers import Figures
+    from backupd.operations.diff_report import DiffReport, LayerChange, TensorChange
     from backupd.operations.reports import (
         CheckReport,
         Finding,
@@ -284,9 +285,28 @@ def diff_report(report: DiffReport, limit: int | None) -> Document:
                 ("code", report.code),
             )
         },
+        "configs": [config_change(change) for change in report.configs],
         "failed": [
             {"path": text(path), "reason": reason} for path, reason in report.failed.items()
         ],
+    }
+
+
+def config_change(change: ConfigChange) -> Document:
+    """The settings of a configuration file that differ."""
+    return {
+        "path": change.path.decode("utf-8", "replace"),
+        "old_path": change.old_path.decode("utf-8", "replace"),
+        "settings": [
+            {
+                "key": _word(setting.key),
+                "change": setting.change,
+                "old": _json(setting.old),
+                "new": _json(setting.new),
+            }
+            for setting in change.settings
+        ],
+        "note": change.note or None,
     }
 
 
@@ -355,6 +375,13 @@ def _word(name: str) -> str:
 def _finite(number: float | None) -> float | None:
     """JSON knows no infinity, which the difference of two numbers may be."""
     return number if number is None or math.isfinite(number) else None
+
+
+def _json(value: Any) -> Any:
+    """A setting as strict JSON has it: NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return _word(value) if isinstance(value, str) else value
 
 
 def text(path: str) -> str:

@@ -36,6 +36,7 @@ COMMANDS = {
     "show": _lazy("listing", "show_command", "Show all about one snapshot.", _DAILY),
     "files": _lazy("listing", "files_command", "Show the files of a snapshot.", _DAILY),
     "diff": _lazy("comparing", "diff_command", "Compare two snapshots.", _DAILY),
+    "log": _lazy("history", "log_command", "Draw the history of a model.", _DAILY),
     "restore": _lazy("restore", "restore_command", "Give a snapshot back.", _DAILY),
     "mount": _lazy("mounting", "mount_command", "Show snapshots as folders.", _DAILY),
     "switch": _lazy("switching", "switch_command", "Make a folder be a version.", _DAILY),

@@ -17,8 +17,8 @@ from backupd.capture.containers.stored import decode_layout
 from backupd.capture.folders import name_of, parent_of, shown
 from backupd.errors import BackupdError, TargetUnreachableError
 from backupd.operations.catalog import ResolvedSnapshot
+from backupd.operations.diff_configs import ConfigChange, compare_configs
 from backupd.operations.diff_files import (
-    FileChange,
     FileComparison,
     Values,
     compare_trees,
@@ -26,6 +26,7 @@ from backupd.operations.diff_files import (
     may_hold_tensors,
 )
 from backupd.operations.diff_numbers import ELEMENTS, Figures, Sums
+from backupd.operations.diff_report import DiffReport, LayerChange, TensorChange
 from backupd.operations.diff_tensors import (
     Comparison,
     StoredBytes,
@@ -35,68 +36,9 @@ from backupd.operations.diff_tensors import (
     compare_tensors,
 )
 from backupd.operations.progress import NoProgress, Progress
-from backupd.operations.reports import SnapshotInfo
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.tree import TreeEntry
 from backupd.repository.tree_codec import decode_values
-
-
-@dataclass(frozen=True, slots=True)
-class TensorChange:
-    """One tensor that differs.
-
-    `change` is added, removed, changed, or replaced (the same name with another shape or type,
-    so that nothing can be compared). `path` is the file that holds it now, of what was removed
-    the one that held it. Of an added tensor the `old_` fields are empty. `figures` is None
-    where there is nothing to compare.
-    """
-
-    change: str
-    name: str
-    path: bytes
-    dtype: str
-    shape: tuple[int, ...]
-    size_bytes: int
-    old_path: bytes = b""
-    old_dtype: str = ""
-    old_shape: tuple[int, ...] = ()
-    figures: Figures | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerChange:
-    """The tensors of one layer in one folder: how many there are, how many differ, and the
-    figures of those that differ together, None where none of them is a table of numbers."""
-
-    folder: bytes
-    prefix: str
-    tensors: int
-    changed: int
-    size_bytes: int
-    figures: Figures | None
-
-
-@dataclass(frozen=True, slots=True)
-class DiffReport:
-    """How `new` differs from `old`.
-
-    `files` are in path order; `tensors` and `layers` by mean change, the largest first. Tensors
-    of files that are the same are not looked at; `unchanged_tensors` counts those of the others.
-    `labels`, `metrics` and `code` give old and new value of what differs, None for none.
-    `failed` says by path what could not be compared, and why.
-    """
-
-    old: SnapshotInfo
-    new: SnapshotInfo
-    files: tuple[FileChange, ...]
-    unchanged_files: int
-    tensors: tuple[TensorChange, ...] = ()
-    unchanged_tensors: int = 0
-    layers: tuple[LayerChange, ...] = ()
-    labels: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    metrics: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    code: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def diff(
@@ -116,7 +58,9 @@ def diff(
     sides = _Side(old, progress), _Side(new, progress)
     files = compare_trees(sides[0].values(), sides[1].values())
     run = _TensorRun(sides)
+    configs: tuple[ConfigChange, ...] = ()
     if tensors:
+        configs = tuple(compare_configs(files.texts, lambda side, e: sides[side].content(e)))
         run.find_pairs(files)
         progress.begin("read", sum(pair.new.size_bytes for pair in run.pairs))
         compared = compare_tensors(
@@ -139,6 +83,7 @@ def diff(
         labels=_differences(old.info.labels, new.info.labels),
         metrics=_differences(old.info.metrics, new.info.metrics),
         code=_differences(records[0].code, records[1].code),
+        configs=configs,
         failed=run.failed,
     )
 
@@ -185,6 +130,12 @@ class _Side:
     def values(self) -> Values:
         for tree in self._record.trees:
             yield from decode_values(bytes(self.reader.read(tree)))
+
+    def content(self, entry: TreeEntry) -> bytes:
+        """All bytes of a small file. Raises `DamagedError`."""
+        file = StoredFile.of(entry, self.reader)
+        size = entry.metadata.size_bytes
+        return bytes(self._bytes.read(file, 0, size)) if size else b""
 
     def tensors(self, entry: TreeEntry) -> tuple[TensorRegion, ...]:
         """The tensors of a file, none where it is no container. Raises `DamagedError`."""

@@ -63,7 +63,8 @@ class FileComparison:
     """What differs, in path order, and the containers among it.
 
     `pairs` are those that became one another; `removed` and `added` those without a partner;
-    `containers` are all of the old tree, where a partner may still be found.
+    `containers` are all of the old tree, where a partner may still be found; `texts` are pairs
+    that hold no tensors.
     """
 
     changes: list[FileChange] = field(default_factory=list)
@@ -72,6 +73,7 @@ class FileComparison:
     removed: list[TreeEntry] = field(default_factory=list)
     added: list[TreeEntry] = field(default_factory=list)
     containers: list[TreeEntry] = field(default_factory=list)
+    texts: list[Pair] = field(default_factory=list)
 
 
 def compare_trees(old: Values, new: Values) -> FileComparison:
@@ -163,8 +165,12 @@ def _take_both(found: FileComparison, old: TreeEntry, new: TreeEntry) -> None:
             found.unchanged += 1  # it is cut otherwise, or its layout is known by now
         return
     found.changes.append(_change("changed", old, new, attributes))
-    if may_hold_tensors(old) or may_hold_tensors(new):
-        found.pairs.append(Pair(old, new))
+    _take_pair(found, old, new)
+
+
+def _take_pair(found: FileComparison, old: TreeEntry, new: TreeEntry) -> None:
+    tensors = may_hold_tensors(old) or may_hold_tensors(new)
+    (found.pairs if tensors else found.texts).append(Pair(old, new))
 
 
 def _take_renamed(
@@ -202,8 +208,7 @@ def _take_moved(
 
     def taken(old: TreeEntry, new: TreeEntry) -> None:
         found.changes.append(_change("moved", old, new, _attributes(old, new)))
-        if may_hold_tensors(old) or may_hold_tensors(new):
-            found.pairs.append(Pair(old, new))
+        _take_pair(found, old, new)
 
     gone.sort(key=lambda entry: _natural(entry.path))
     come.sort(key=lambda entry: _natural(entry.path))

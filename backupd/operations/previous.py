@@ -11,6 +11,7 @@ from backupd.capture.scan import Scan, Scanned, Skipped
 from backupd.errors import BackupdError, DamagedError, ObjectMissingError
 from backupd.operations.heads import Head
 from backupd.operations.tree_cache import TreeCache
+from backupd.policy.history import Ancestry, extended
 from backupd.repository.index import Index
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository, StoredSnapshot
@@ -155,6 +156,15 @@ class Previous:
             if count == _LOOKED_AT:
                 break
         return cls(repository, newest, cache, note)
+
+    def ancestry(self) -> Ancestry:
+        """What a snapshot that has this one as its parent stands on."""
+        if self.snapshot is None:
+            return ()
+        record = self.snapshot.record
+        # Of an older snapshot nothing but its parent is known; its history was a line.
+        known = record.ancestry or (((record.parent, 1),) if record.parent else ())
+        return extended(known, record.version)
 
     def is_of(self, scheme: str) -> bool:
         """Whether there is a snapshot, and it is of that scheme."""

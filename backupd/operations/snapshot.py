@@ -167,7 +167,12 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                 sink.abandon()
                 return _Outcome(previous.snapshot, True, _notes(left_out))
             record = _record(request, previous, sink, trees, left_out, started)
-            record = replace(record, scheme=choice.scheme, left_out=choice.left_out())
+            record = replace(
+                record,
+                scheme=choice.scheme,
+                left_out=choice.left_out(),
+                ancestry=previous.ancestry(),
+            )
             parent = previous.snapshot.record if previous.snapshot else None
             with kept_code(installation, model, sink, record, parent) as code:
                 stored = sink.commit(code.record, request.lowest_version, code.complete)

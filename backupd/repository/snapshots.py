@@ -42,6 +42,7 @@ class SnapshotRecord:
 
     `size_bytes` counts the files' content, `added_bytes` what of it was new to the target and
     `stored_bytes` what that took. `incomplete` and `skipped` name paths, for people.
+    `ancestry` gives the versions behind the parent, that one included, as runs (newest, oldest).
     `left_out` accounts for what the scheme did not keep. `step` and `epoch` say how far the
     training was, None where nobody told.
     `code` holds what is known of the source code, and `code_trees` are the tree of what is kept
@@ -76,6 +77,7 @@ class SnapshotRecord:
     step: int | None = None
     epoch: float | None = None
     left_out: tuple[LeftOut, ...] = ()
+    ancestry: tuple[tuple[int, int], ...] = ()
 
     @property
     def all_trees(self) -> tuple[bytes, ...]:
@@ -165,6 +167,7 @@ def encode_snapshot(record: SnapshotRecord, name: str, sealer: Sealer) -> bytear
         "secrets": record.secrets,
         "step": record.step,
         "epoch": record.epoch,
+        "ancestry": [list(run) for run in record.ancestry],
         "left_out": [[x.role, x.files, x.size_bytes, list(x.paths)] for x in record.left_out],
     }
     return _seal_json(value, name, sealer)
@@ -210,6 +213,7 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
             secrets=str(value.get("secrets", "")),
             step=None if value.get("step") is None else int(value["step"]),
             epoch=None if value.get("epoch") is None else float(value["epoch"]),
+            ancestry=tuple((int(new), int(old)) for new, old in value.get("ancestry", ())),
             left_out=tuple(
                 LeftOut(str(role), int(files), int(size), tuple(str(path) for path in paths))
                 for role, files, size, paths in value.get("left_out", ())

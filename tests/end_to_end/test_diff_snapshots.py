@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from backupd.cli import documents
 from backupd.errors import StoppedError
-from backupd.operations.diff import DiffReport, TensorChange, diff
+from backupd.operations.diff import diff
+from backupd.operations.diff_report import DiffReport, TensorChange
 from backupd.operations.resolve import resolve
 from backupd.repository.reader import BlobReader
 from tests.rigs.command_line import CommandLine

@@ -19,9 +19,9 @@ from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from backupd.operations.diff import DiffReport, LayerChange, TensorChange
     from backupd.operations.diff_files import FileChange
     from backupd.operations.diff_numbers import Figures
+    from backupd.operations.diff_report import DiffReport, LayerChange, TensorChange
     from backupd.operations.reports import SnapshotInfo
 
 _SHOWN = 20
@@ -37,6 +37,18 @@ _FIGURE_COLUMNS = (
     Column("MEAN", right=True),
     Column("LARGEST", right=True),
     Column("COSINE", right=True),
+)
+_METRIC_COLUMNS = (
+    Column("METRIC"),
+    Column("WAS", right=True),
+    Column("IS", right=True),
+    Column("CHANGE", right=True),
+    Column("", right=True, drop=1),
+)
+_SETTING_COLUMNS = (
+    Column("SETTING", shrink=16, wrap=True),
+    Column("WAS", shrink=12, wrap=True),
+    Column("IS", shrink=12, wrap=True),
 )
 _LAYER_COLUMNS = (
     Column("LAYER", shrink=20, wrap=True),
@@ -91,15 +103,16 @@ def diff_command(
     target: str,
     repository: str,
 ) -> int:
-    """Compare snapshot A with snapshot B: files, tensors, layers, metrics and labels.
+    """Compare snapshot A with snapshot B: files, settings, tensors, metrics, labels and code.
 
     A file of the same content under another name is renamed; one that lies in a folder of
     another number, as from checkpoint-500/ to checkpoint-1000/, is moved. A tensor is
     compared with the one of its name in the file's counterpart, else in any other file:
     CHANGED is the share of its elements that differ, MEAN and LARGEST the absolute change,
     COSINE that of old and new. Of quantised and unknown types only the share of bytes is
-    told. Layers are tensors together, up to the first number in their names. --json leaves
-    nothing out unless --limit is given.
+    told. Layers are tensors together, up to the first number in their names. Of configuration
+    files (JSON, YAML, TOML) the settings that differ are shown. --json leaves nothing out
+    unless --limit is given.
 
     `backupd help snapshots` tells how a SNAPSHOT is named.
     """
@@ -123,7 +136,9 @@ def diff_command(
         most = limit or (None if app.verbose else _SHOWN)
         _say_heads(app, report)
         if not only_tensors:
+            _say_metrics(app, report)
             _say_files(app, report, most)
+            _say_configs(app, report, most)
         if not only_files:
             _say_tensors(app, report, most)
     for path, why in report.failed.items():
@@ -142,13 +157,60 @@ def _say_heads(app: App, report: DiffReport) -> None:
                 (title if first else " " * len(title), line)
                 for title, differing in (
                     ("labels", report.labels),
-                    ("metrics", report.metrics),
                     ("code", report.code),
                 )
                 for first, line in _became(differing)
             ),
         ],
     )
+
+
+def _say_metrics(app: App, report: DiffReport) -> None:
+    rows = []
+    for key, (old, new) in report.metrics.items():
+        both = old is not None and new is not None
+        change = f"{new - old:+.6g}" if both else "new" if old is None else "gone"
+        share = f"{100 * (new - old) / abs(old):+.3g} %" if both and old else ""
+        rows.append((printable(key), _number(old), _number(new), change, share))
+    if rows:
+        output.result(app, "")
+        output.table(app, _METRIC_COLUMNS, rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _say_configs(app: App, report: DiffReport, most: int | None) -> None:
+    for config in report.configs:
+        path = printable(config.path)
+        if config.old_path != config.path:
+            path = f"{printable(config.old_path)} -> {path}"
+        if config.note:
+            output.note(app, f"{path}: settings not compared: {printable(config.note)}")
+            continue
+        changed = config.settings
+        if not changed:
+            output.result(app, f"\n{path}: the settings are the same, written otherwise")
+            continue
+        output.result(app, f"\n{path}: {count(len(changed), 'setting')}")
+        rows = [
+            (
+                printable(setting.key),
+                "" if setting.change == "added" else _setting(setting.old),
+                "" if setting.change == "removed" else _setting(setting.new),
+            )
+            for setting in changed[:most]
+        ]
+        output.table(app, _SETTING_COLUMNS, rows)
+        _say_rest(app, len(changed), most, "setting")
+
+
+def _setting(value: Any) -> str:
+    import json
+
+    text = json.dumps(value, ensure_ascii=False)
+    return printable(text if len(text) <= 200 else f"{text[:200]}...")
 
 
 def _names(old: SnapshotInfo, new: SnapshotInfo) -> tuple[str, str]:
