@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
-from backupd.codec.plane_format import Group, Method, Table, parse_table
+from backupd.codec.plane_format import WIDTHS, Group, Method, Table, parse_table
 from backupd.codec.plane_kernels import (
     BLOCK_BYTES,
     Blocks,
@@ -58,9 +58,11 @@ class PlaneDecoder:
         body = elements(target, table.width, table.head_bytes)
         count = body.size // table.width
         parts: list[_Part] = []
-        for group in table.groups:
+        for number, group in enumerate(table.groups):
             stored = source[at : at + group.stored_bytes]
-            parts.append(_Part(group, self._words_of(group, stored, count)))
+            if group.method == Method.ZSTD:
+                stored = self._decompress(stored, self._buffer(number, count * group.planes))
+            parts.append(_Part(group, stored))
             at += group.stored_bytes
         if table.ordered and origin is not None:
             self._put_in_order(table, parts, origin)
@@ -71,29 +73,26 @@ class PlaneDecoder:
             span = slice(low * table.width, (low + step) * table.width)
             self._join(table, parts, low, body[span], None if origin is None else origin[span])
 
-    def _words_of(self, group: Group, stored: Bytes, count: int) -> Bytes:
-        """What a group stores of `count` elements, decompressed; of a constant its one word."""
-        if group.method != Method.ZSTD:
-            return stored
-        size = count * group.planes
+    def _decompress(self, stored: Bytes, out: Bytes) -> Bytes:
+        """A zstd frame into `out`, which it has to fill."""
+        stream = self._zstd.stream_reader(stored.data)
+        view, at = out.data, 0
         try:
-            # What the frame claims is checked before anything is allocated for it.
-            claimed = zstandard.get_frame_parameters(
-                stored.data, format=zstandard.FORMAT_ZSTD1_MAGICLESS
-            ).content_size
-            if claimed not in (size, zstandard.CONTENTSIZE_UNKNOWN):
-                raise DamagedError("a plane of a chunk is not as long as its elements")
-            plain = self._zstd.decompress(stored.data, max_output_size=size)
+            while at < len(view):
+                got = stream.readinto(view[at:])
+                if not got:
+                    raise DamagedError("a plane of a chunk ends before its elements do")
+                at += got
+            if stream.read(1):
+                raise DamagedError("a plane of a chunk is longer than its elements")
         except zstandard.ZstdError as error:
             raise DamagedError(f"a plane of a chunk does not decompress: {error}") from None
-        if len(plain) != size:
-            raise DamagedError("a plane of a chunk is not as long as its elements")
-        return as_bytes(plain)
+        return out
 
     def _put_in_order(self, table: Table, parts: Sequence[_Part], origin: Bytes) -> None:
         """Put the zstd planes back into the elements' own order."""
         width, count = table.width, origin.size // table.width
-        keys = self._buffer(0, count)
+        keys = self._buffer(max(WIDTHS), count)
         step = BLOCK_BYTES // width
         for low in range(0, count, step):
             high = min(low + step, count)
@@ -105,10 +104,7 @@ class PlaneDecoder:
                 continue
             if part.group.planes != 1:
                 raise DamagedError("a plane-coded chunk has an order for a group of planes")
-            plane = self._buffer(1 + len(planes), count)
-            np.copyto(plane, part.data)
-            part.data = plane
-            planes.append(plane)
+            planes.append(part.data)
         self._order.restore(keys, planes)
 
     def _join(

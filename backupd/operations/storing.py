@@ -210,12 +210,19 @@ class FileStore:
             begin = number * PIECE_SIZE
             size = min(PIECE_SIZE, segment.size_bytes - begin)
             frame = self._take_frame()
-            got = file.read_into(frame[HEADROOM : HEADROOM + size], segment.offset + begin)
+            got = 0
+            # Hashed bit by bit, while it is still in the cache of the core that read it.
+            while got < size:
+                part = frame[HEADROOM + got : HEADROOM + min(got + _STEP, size)]
+                count = file.read_into(part, segment.offset + begin + got)
+                hasher.update(part[:count])
+                got += count
+                if count < len(part):
+                    break
             if not got:
                 self._frames.put(frame)
                 return  # the file is shorter than it was; its stat will tell
             candidate = self._bases.candidate(file.path, segment, number)
-            hasher.update(frame[HEADROOM : HEADROOM + got])
             self._hand_over(frame, got, stored, segment.offset + begin, segment.numbers, candidate)
 
     def _hand_over(

@@ -23,6 +23,8 @@ PACK_CAPACITY = PACK_TARGET_SIZE + 9 * MIB
 MAGIC = b"backupd1"
 TRAILER_SIZE = 4 + len(MAGIC)
 TABLE_ASSOCIATED = b"backupd format 1: pack table"
+# So much is hashed at a time: while it is still in the cache, and not blob by tiny blob.
+_HASH_BYTES = 256 * 1024
 # Of small files thousands share a pack; this bounds its table to about a megabyte.
 _MAX_BLOBS = 16_384
 
@@ -49,6 +51,8 @@ class PackBuilder:
         self._sealer = sealer
         # An anonymous mapping, as a bytearray is filled with zeros and so takes memory at once.
         self._buffer = memoryview(mmap.mmap(-1, PACK_CAPACITY))
+        self._hasher = blake3()
+        self._hashed_bytes = 0
         self._records = bytearray()
         self._bases = bytearray()
         self.count = 0
@@ -95,6 +99,12 @@ class PackBuilder:
         self._bases += base_id
         self.count += 1
         self.size_bytes += sealed
+        if self.size_bytes - self._hashed_bytes >= _HASH_BYTES:
+            self._hash_to(self.size_bytes)
+
+    def _hash_to(self, end: int) -> None:
+        self._hasher.update(self._buffer[self._hashed_bytes : end])
+        self._hashed_bytes = end
 
     def finish(self) -> FinishedPack:
         """Append the table and trailer and name the pack. `reset` before the next blob."""
@@ -104,11 +114,14 @@ class PackBuilder:
         end += sealed
         self._buffer[end : end + 4] = sealed.to_bytes(4, "little")
         self._buffer[end + 4 : end + TRAILER_SIZE] = MAGIC
-        data = self._buffer[: end + TRAILER_SIZE]
-        return FinishedPack(blake3(data).digest(), data, table, self.count)
+        end += TRAILER_SIZE
+        self._hash_to(end)
+        return FinishedPack(self._hasher.digest(), self._buffer[:end], table, self.count)
 
     def reset(self) -> None:
         """Empty the pack; its buffer is used again."""
+        self._hasher = blake3()
+        self._hashed_bytes = 0
         self._records.clear()
         self._bases.clear()
         self.count = 0
