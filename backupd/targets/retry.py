@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from backupd.errors import BackupdError, StoppedError, TargetUnreachableError
+from backupd.errors import BackupdError, StoppedError, TargetError, TargetUnreachableError
 from backupd.targets.base import Buffer, ObjectInfo, Target, total_size
 from backupd.targets.wrapping import WrappedTarget
 
@@ -22,12 +22,17 @@ _Result = TypeVar("_Result")
 class Patience:
     """How long to go on: at most `attempts` tries, and `budget_seconds` of waiting between them.
 
+    A target that has not answered at all yet is given `first_attempts`: who has a wrong address
+    in the configuration is not to wait for a minute, and a server that is restarted in the middle
+    of a snapshot is worth that.
+
     Before try n+1 it waits a random time up to `first_seconds` doubled n times, but at most
     `longest_seconds`: full jitter, as in "Exponential Backoff And Jitter", AWS Architecture
     Blog, 2015, which spreads the clients of a server that comes back.
     """
 
-    attempts: int = 6
+    attempts: int = 10
+    first_attempts: int = 4
     first_seconds: float = 0.5
     longest_seconds: float = 15.0
     budget_seconds: float = 60.0
@@ -54,6 +59,7 @@ class RetryTarget(WrappedTarget):
         self._stop = stop or threading.Event()
         self._sleep = sleep or self._stop.wait
         self._jitter = jitter
+        self._answered = False
 
     def put(self, name: str, parts: Sequence[Buffer], *, warm: bool = False) -> None:
         """See `Target.put`."""
@@ -111,21 +117,32 @@ class RetryTarget(WrappedTarget):
 
     def _try(self, action: Callable[[], _Result]) -> _Result:
         waited = 0.0
-        for attempt in range(1, self._patience.attempts):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                return action()
+                result = action()
             except TargetUnreachableError:
-                if self._stop.is_set():
+                patience = self._patience
+                most = patience.attempts
+                if not self._answered:
+                    most = min(most, patience.first_attempts)
+                if self._stop.is_set() or attempt >= most:
                     raise
                 ceiling = self._patience.first_seconds * 2.0 ** (attempt - 1)
                 pause = self._jitter() * min(ceiling, self._patience.longest_seconds)
                 if waited + pause > self._patience.budget_seconds:
                     raise
+            except TargetError:
+                self._answered = True
+                raise
+            else:
+                self._answered = True
+                return result
             waited += pause
             self._sleep(pause)
             if self._stop.is_set():
                 raise StoppedError(f"stopped while target {self.name!r} did not answer")
-        return action()
 
     def _holds(self, name: str, parts: Sequence[Buffer]) -> bool:
         found = self._target.stat(name)

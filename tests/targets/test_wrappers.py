@@ -46,7 +46,7 @@ def test_waits_are_spread_and_never_above_the_longest() -> None:
     waits: list[float] = []
     target = RetryTarget(
         FaultyTarget(MemoryTarget(), unreachable(5)),
-        patience=Patience(attempts=6, first_seconds=4, longest_seconds=10),
+        patience=Patience(first_attempts=6, first_seconds=4, longest_seconds=10),
         sleep=waits.append,
         jitter=iter([0.5, 0.25, 1.0, 0.0, 1.0]).__next__,
     )
@@ -55,13 +55,37 @@ def test_waits_are_spread_and_never_above_the_longest() -> None:
 
 
 def test_it_ends_after_the_last_attempt_or_when_the_budget_is_spent() -> None:
-    for patience, tries in ((Patience(attempts=3), 3), (Patience(budget_seconds=4), 4)):
+    for patience, tries in (
+        (Patience(attempts=3), 3),
+        (Patience(first_attempts=9, budget_seconds=4), 4),
+    ):
         waits: list[float] = []
         faulty = FaultyTarget(MemoryTarget(), unreachable(100))
         with pytest.raises(TargetUnreachableError, match="nobody there"):
             retrying(faulty, waits, patience=patience).put("a", [b""])
         assert len(faulty.calls) == tries
         assert sum(waits) <= patience.budget_seconds
+
+
+def test_one_that_never_answered_is_given_up_on_sooner_than_one_that_did() -> None:
+    silent = False
+    waits: list[float] = []
+    faulty = FaultyTarget(
+        MemoryTarget(), lambda verb, name: TargetUnreachableError("nobody") if silent else None
+    )
+    for answered_before in (True, False):
+        silent = False
+        target = retrying(faulty, waits)
+        if answered_before:
+            target.put("a", [b""])
+        silent = True
+        faulty.calls.clear()
+        waits.clear()
+        with pytest.raises(TargetUnreachableError):
+            target.stat("a")
+        assert len(faulty.calls) == (8 if answered_before else 4)
+        # Half a minute is what a server may take to start again; a minute would be too much.
+        assert (30 < sum(waits) <= 60) if answered_before else (sum(waits) < 5)
 
 
 @pytest.mark.parametrize("kind", [TargetFullError, TargetError, ObjectMissingError])

@@ -1,0 +1,19 @@
+"""A real S3 server that dies in the middle of a snapshot and of a restore, and comes back.
+
+The short form of `tests/torture/test_s3_servers_killed.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.support.s3_story import MiB, Story, own_server
+
+
+def test_a_store_that_is_killed_and_comes_back_loses_nothing(tmp_path: Path) -> None:
+    with own_server("swift") as rig:
+        story = Story(tmp_path, rig, random.Random(7), file_bytes=2 * MiB)
+        story.snapshot(killed_after=0.8)
+        story.restore(1, killed_after=0.6)
+        story.verify()
