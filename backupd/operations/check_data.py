@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetUnreachableError
 from backupd.operations.diagnosis import Diagnosis
-from backupd.operations.progress import Progress
+from backupd.operations.progress import NoProgress, Progress
 from backupd.repository.index import Location
 from backupd.repository.layout import pack_name
 from backupd.repository.pack import read_table
@@ -55,6 +55,11 @@ def read_packs(
         reading.read_packs(packs[begin : begin + _PACKS_A_TURN])
     if stop.is_set():
         raise StoppedError("stopped; nothing was changed")
+
+
+def read_these(repository: Repository, found: Diagnosis, packs: Sequence[bytes]) -> None:
+    """Open every blob of these packs, which are in `found.present` and its index."""
+    _Reading(repository, found, 1, NoProgress(), threading.Event()).read_packs(packs)
 
 
 class _Reading:

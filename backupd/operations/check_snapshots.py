@@ -82,15 +82,18 @@ class _Walk:
             return True
         found = self._found
         path = shown(entry.path)
-        chunk_list = entry.chunk_list
-        if chunk_list and not found.needs(chunk_list, name, path, kind=BlobKind.CHUNK_LIST):
+        record, chunk_list = snapshot.record, entry.chunk_list
+        file = Place(record, entry.path, 0, entry.metadata.size_bytes, entry.extents)
+        if chunk_list and not found.needs(
+            chunk_list, name, path, kind=BlobKind.CHUNK_LIST, place=file
+        ):
             return False
         whole = True
         if entry.layout:
-            whole = found.needs(entry.layout, name, path, kind=BlobKind.LAYOUT)
+            whole = found.needs(entry.layout, name, path, kind=BlobKind.LAYOUT, place=file)
         try:
             for ref, offset in placed_chunks(entry, chunks_of(self._reader, entry)):
-                place = Place(snapshot.record, entry.path, offset, ref.size_bytes)
+                place = Place(record, entry.path, offset, ref.size_bytes)
                 there = found.needs(ref.blob_id, name, path, kind=BlobKind.DATA, place=place)
                 whole = there and whole
         except DamagedError as error:

@@ -21,12 +21,16 @@ _PLACES = 4  # of one blob; more of them are hardly any better
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a chunk stood in a model's folder when its snapshot was taken; sizes in bytes."""
+    """Where a chunk stood in a model's folder when its snapshot was taken; sizes in bytes.
+
+    Of a chunk list or a layout it is the whole file, with its extents.
+    """
 
     record: SnapshotRecord
     path: bytes
     offset: int
     size_bytes: int
+    extents: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -49,7 +53,7 @@ class Diagnosis:
     `present` has the stored size of each pack that is there, `bad_packs` and `misnamed` the
     finding of each that is damaged as a whole or only not what its name says, `bad_blobs` that
     of each damaged copy by pack and blob, `bad_objects` that of all other objects. `unnamed`
-    are packs that no index object names.
+    are packs that no index object names. What lies in `dying` packs counts for nothing.
     """
 
     def __init__(self, target: str) -> None:
@@ -62,6 +66,7 @@ class Diagnosis:
         self.bad_blobs: dict[tuple[bytes, bytes], int] = {}
         self.bad_objects: dict[str, int] = {}
         self.unnamed: set[bytes] = set()
+        self.dying: set[bytes] = set()
         self.wounds: dict[tuple[bytes, bool], Wound] = {}
         # Of snapshots that were looked at: the names of those that lack nothing.
         self.sound: set[str] = set()
@@ -117,6 +122,19 @@ class Diagnosis:
                 self.bad_blobs.setdefault((location.pack_id, blob_id), number)
         self.hurts(number, snapshot, path)
 
+    @property
+    def hurt_packs(self) -> set[bytes]:
+        """Every pack that is not what it should be, or not there."""
+        return {*self.bad_packs, *self.misnamed, *(pack for pack, _ in self.bad_blobs)}
+
+    def problem_of(self, pack_id: bytes) -> str:
+        """What is wrong with a pack, in words."""
+        number = self.bad_packs.get(pack_id, self.misnamed.get(pack_id))
+        if number is not None:
+            return self.findings[number].problem
+        count = sum(pack == pack_id for pack, _ in self.bad_blobs)
+        return f"{count} of its blobs are damaged"
+
     # -- which copy counts ----------------------------------------------------------------------
 
     def copies(self, blob_id: bytes, *, plain: bool) -> Iterator[Location]:
@@ -141,6 +159,8 @@ class Diagnosis:
         """
         counted = False
         for copy in self.copies(blob_id, plain=plain):
+            if copy.pack_id in self.dying:
+                continue
             base_id = copy.record.base_id
             damaged = self.bad_copy(copy) is not None
             marked = self.index.avoids(copy.pack_id)

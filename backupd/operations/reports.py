@@ -132,6 +132,34 @@ class CheckReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Mended:
+    """One thing that a repair did, or would try: with which object, from where, and why.
+
+    `verb` is `replace` (under its own name), `store` (in new packs), `rewrite` (what can be read
+    of a pack is elsewhere now, and prune will delete it), `index` (written anew), `drop`.
+    """
+
+    object_name: str
+    verb: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """The end of one repair of one target: what was mended, and what is still damaged.
+
+    With `dry_run` what would be tried, and what nobody offers.
+    """
+
+    target: str
+    mended: tuple[Mended, ...]
+    lost: tuple[Finding, ...]
+    dry_run: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetItem:
     """One snapshot of one target, and why it is kept (`reasons`) or not (none)."""
 

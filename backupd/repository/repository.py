@@ -78,6 +78,10 @@ class Repository:
         """The target's name in the configuration."""
         return self.target.name
 
+    def sibling(self, target: Target, descriptor: Descriptor) -> Repository:
+        """What another target holds that shares the master key."""
+        return Repository(target, descriptor, self._master_key, self._random)
+
     # -- keys ---------------------------------------------------------------------------------
 
     def key_ids(self) -> list[str]:
@@ -87,8 +91,11 @@ class Repository:
 
     def describe_key(self, key_id: str) -> keys.KeyInfo:
         """What a key object says of itself."""
-        stored = self.target.get(layout.KEYS + key_id + ".json", layout.MAX_KEY)
-        return keys.describe(stored, key_id)
+        return keys.describe(self.key_object(key_id), key_id)
+
+    def key_object(self, key_id: str) -> bytes:
+        """A key object as it is stored."""
+        return self.target.get(layout.KEYS + key_id + ".json", layout.MAX_KEY)
 
     def add_key(self, secret: str, *, label: str, created: str) -> str:
         """Wrap the master key for one more secret; the new key's id."""
@@ -100,9 +107,8 @@ class Repository:
 
     def opens_with(self, key_id: str, secret: str) -> bool:
         """Whether a secret opens this key object."""
-        stored = self.target.get(layout.KEYS + key_id + ".json", layout.MAX_KEY)
         try:
-            keys.unwrap(stored, key_id, secret)
+            keys.unwrap(self.key_object(key_id), key_id, secret)
         except WrongKeyError:
             return False
         return True
