@@ -80,6 +80,8 @@ ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
   forget               {"dry_run": ..., "kept": [...], "forgotten": [...]}
   policy               as forget, with "simulations" by target
   check, prune         {"targets": [...]}
+  repair               {"dry_run": ..., "targets": [...]}
+  drill                {"snapshot": NAME, "clean": ..., "failed": [...], ...}
   sync                 {"copies": [...]}
   status               {"running": ..., "models": [...], "targets": [...]}
   config check         {"file": ..., "valid": ..., "problems": [...]}

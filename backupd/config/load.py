@@ -142,6 +142,9 @@ class _Maker:
                 check=configuration.upkeep.check,
                 extend=configuration.upkeep.extend,
                 read_data_percent=configuration.upkeep.read_data,
+                heal=configuration.upkeep.heal,
+                drill=configuration.upkeep.drill,
+                drill_size_bytes=configuration.upkeep.drill_size,
             ),
             limits=LimitsSettings(
                 threads=configuration.limits.threads,

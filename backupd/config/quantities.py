@@ -71,6 +71,23 @@ def parse_rate(text: str) -> int:
     return rate
 
 
+def parse_size(text: str) -> int:
+    """Bytes: `2GB` (10**9), `500MiB` (2**20)."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _SIZE_BYTES.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError("is no size; write bytes, such as 2GB or 500MiB")
+    return int(float(match[1]) * unit)
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest form that `parse_size` reads back: `2GB`, `512MiB`, `1000B`."""
+    for unit in ("tib", "tb", "gib", "gb", "mib", "mb"):
+        if size_bytes and size_bytes % _SIZE_BYTES[unit] == 0:
+            return f"{size_bytes // _SIZE_BYTES[unit]}{unit[:-1].upper().replace('I', 'i')}B"
+    return f"{size_bytes}B"
+
+
 def parse_percent(text: str) -> float:
     """`5%`, `5` or `0.5%`: a number from 0 to 100."""
     try:

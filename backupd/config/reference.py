@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from backupd.config import schema, schema_daemon, schema_models, schema_targets
-from backupd.config.quantities import format_duration
+from backupd.config.quantities import format_duration, format_size
 from backupd.config.section import Section
 from backupd.config.values import Written
+
+_LARGE = 10**6  # numbers from here on are sizes
 
 _INTRODUCTION = """\
 # The configuration
@@ -37,6 +39,7 @@ How values are written:
 | name | letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or digit |
 | full path | from the root (`/srv/runs`) or from the home (`~/runs`) |
 | duration | a number with `s`, `m`, `h`, `d`, `w` or `y` (365 days), or a run of them: `90s`, `2d`, `1d12h` |
+| size in bytes | `2GB` (thousand millions), `500MiB` (1024 x 1024) |
 | bytes per second | `200MB/s` (millions), `50MiB/s` (1024 x 1024) |
 | cron schedule | minute, hour, day of month, month, weekday as in crontab(5), in quotes: `"*/15 * * * *"`; or `"@hourly"`, `"@daily"`, `"@weekly"`, `"@monthly"`, `"@yearly"` |
 | percentage | `5%` |
@@ -111,6 +114,8 @@ def _default(field: FieldInfo) -> str:
         return f"`{format_duration(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, int) and value >= _LARGE:
+        return f"`{format_size(value)}`"
     if isinstance(value, float):
         return f"`{value:g}%`"
     if value in (None, "", []) or field.default_factory is not None:

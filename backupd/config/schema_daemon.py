@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from backupd.config.section import Section
-from backupd.config.values import Endpoint, FullPath, Listen, Percent, Rate, Text, UpkeepCron
+from backupd.config.values import Endpoint, FullPath, Listen, Percent, Rate, Size, Text, UpkeepCron
 
 
 class UpkeepSection(Section):
@@ -34,6 +34,23 @@ class UpkeepSection(Section):
         5.0,
         description="How much of the stored data each check reads back.",
         examples=["5%"],
+    )
+    heal: bool = Field(
+        False,
+        description="Whether a check that finds damage mends it at once, as `backupd repair`"
+        " does; what it did is in the log and in `backupd status`.",
+        examples=["true"],
+    )
+    drill: UpkeepCron = Field(
+        "0 5 * * sat",
+        description="When a snapshot is restored for practice and compared, as `backupd drill`"
+        " does.",
+        examples=['"0 5 * * sat"'],
+    )
+    drill_size: Size = Field(
+        2_000_000_000,
+        description="The most that a drill restores; of a larger snapshot other files each time.",
+        examples=["2GB"],
     )
 
 

@@ -124,6 +124,9 @@ class UpkeepSettings:
     prune: str = "30 3 * * sun"
     check: str = "0 4 * * *"
     extend: str = "0 2 * * *"
+    heal: bool = False
+    drill: str = ""
+    drill_size_bytes: int = 2_000_000_000
     read_data_percent: float = 5.0
 
 

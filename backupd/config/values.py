@@ -12,7 +12,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from backupd.config.quantities import parse_duration, parse_percent, parse_rate, parse_time
+from backupd.config.quantities import (
+    parse_duration,
+    parse_percent,
+    parse_rate,
+    parse_size,
+    parse_time,
+)
 from backupd.policy.cron import parse_cron
 from backupd.policy.naming import DEFAULT_NAMING, parse_layout, parse_template
 
@@ -166,6 +172,12 @@ Rate = Annotated[
     BeforeValidator(lambda value: parse_rate(value) if isinstance(value, str) else value),
     WithJsonSchema({**_TEXT, "pattern": r"^\d+(\.\d+)? *([KkMmGgTt]i?)?[Bb]?(/s)?$"}),
     Written("bytes per second"),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(lambda value: parse_size(value) if isinstance(value, str) else value),
+    WithJsonSchema({**_TEXT, "pattern": r"^\d+(\.\d+)? *([KkMmGgTt]i?)?[Bb]?$"}),
+    Written("size in bytes"),
 ]
 Percent = Annotated[
     float,

@@ -296,6 +296,8 @@ def _upkeep(settings: Settings) -> Iterable[Upkeep]:
     ):
         for target in targets if cron else ():
             yield Upkeep(kind, target, Schedule(cron))
+    if upkeep.drill:
+        yield Upkeep(Kind.DRILL, "", Schedule(upkeep.drill))
 
 
 def _same_folder(old: ModelSettings, new: ModelSettings) -> bool:

@@ -6,7 +6,7 @@ Whatever a target, a disk or a bug does ends here as an outcome; nothing is rais
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,20 @@ from backupd.errors import (
     StoppedError,
 )
 from backupd.operations.progress import Progress
-from backupd.operations.reports import CheckReport, SnapshotReport
+from backupd.operations.reports import (
+    CheckReport,
+    DrillReport,
+    Finding,
+    RepairReport,
+    SnapshotReport,
+)
 
 if TYPE_CHECKING:
     from backupd.daemon.logs import Log
 
 # A state file names no more than this of what is missing.
 _MAX_ERROR = 2000
+_MOST_TOLD = 100
 
 
 class Performer:
@@ -99,13 +106,17 @@ class Performer:
             raise StoppedError("the daemon is stopping")
         if job.kind is Kind.SNAPSHOT:
             return self._snapshot(settings, job, progress, stop, started, log)
+        note = ""
         with self._verbs.open(
             settings, environment=self._environment, clock=self._clock
         ) as installation:
             match job.kind:
                 case Kind.FORGET:
                     report = self._verbs.forget(installation, dry_run=False, now=started)
-                    told = {"kept": len(report.kept), "forgotten": len(report.forgotten)}
+                    told: dict[str, object] = {
+                        "kept": len(report.kept),
+                        "forgotten": len(report.forgotten),
+                    }
                 case Kind.PRUNE:
                     pruned = self._verbs.prune(
                         installation, job.name, dry_run=False, progress=progress, stop=stop
@@ -125,6 +136,28 @@ class Performer:
 
                         raise unheld(extended)
                     told = {"objects": extended.needed, "extended": extended.extended}
+                case Kind.DRILL:
+                    drilled = self._verbs.drill(installation, "", progress=progress, stop=stop)
+                    if not drilled.clean:
+                        return self._drill_failed(job, drilled, started, log)
+                    note = (
+                        f"{drilled.snapshot} from {drilled.target}: "
+                        f"{drilled.files} files came back as they were stored"
+                    )
+                    told = {"snapshot": drilled.snapshot, "bytes": drilled.size_bytes}
+                case _ if settings.upkeep.heal:
+                    found, healed = self._verbs.heal(
+                        installation,
+                        job.name,
+                        read_data_percent=settings.upkeep.read_data_percent or None,
+                        progress=progress,
+                        stop=stop,
+                    )
+                    if healed is not None:
+                        note = self._healed(healed, found, log)
+                        if healed.lost:
+                            return self._damaged(job, healed.lost, started, log)
+                    told = {"snapshots": found.snapshots if found else 0}
                 case _:
                     checked = self._verbs.check(
                         installation,
@@ -134,9 +167,9 @@ class Performer:
                         stop=stop,
                     )
                     if not checked.clean:
-                        return self._damaged(job, checked, started, log)
+                        return self._damaged(job, checked.findings, started, log)
                     told = {"snapshots": checked.snapshots, "read_bytes": checked.read_bytes}
-        self._store.change(job.key, lambda record: succeeded(record, started=started))
+        self._store.change(job.key, lambda record: succeeded(record, started=started, note=note))
         seconds = round(self._clock() - started, 3)
         log.info(f"{job.kind} done", duration_seconds=seconds, **told)
         return Outcome(State.DONE)
@@ -202,9 +235,43 @@ class Performer:
         log.info("nothing changed" if report.unchanged else "snapshot done", **told)
         return Outcome(State.DONE, report=report)
 
-    def _damaged(self, job: Job, report: CheckReport, started: float, log: Log) -> Outcome:
-        wrong = [finding for finding in report.findings if not finding.harmless]
-        for finding in wrong[:100]:
+    def _healed(self, healed: RepairReport, found: CheckReport | None, log: Log) -> str:
+        """Tell what a repair found and did; what the status says of it."""
+        for finding in found.findings if found is not None else ():
+            if not finding.harmless:
+                log.warning(
+                    finding.problem, object=finding.object_name, snapshots=list(finding.snapshots)
+                )
+        for mended in healed.mended[:_MOST_TOLD]:
+            log.warning(
+                "mended",
+                object=mended.object_name,
+                how=mended.verb,
+                source=mended.source,
+                why=mended.reason,
+            )
+        note = f"damage was found and {len(healed.mended)} objects were mended"
+        log.warning(note, left=len(healed.lost))
+        return note
+
+    def _drill_failed(self, job: Job, report: DrillReport, started: float, log: Log) -> Outcome:
+        for path, why in list(report.failed.items())[:_MOST_TOLD]:
+            log.error(why, path=path, snapshot=report.snapshot, target=report.target)
+        error = f"{len(report.failed)} files of {report.snapshot} on {report.target} did not come"
+        error += " back as they were stored"
+        hint = f"`backupd check --target {report.target} --read-data`, then `backupd repair`"
+        self._store.change(
+            job.key,
+            lambda record: failed(
+                record, started=started, now=self._clock(), error=error, retry=False
+            ),
+        )
+        log.error(error, hint=hint)
+        return Outcome(State.FAILED, error, hint, EXIT_DAMAGED)
+
+    def _damaged(self, job: Job, findings: Sequence[Finding], started: float, log: Log) -> Outcome:
+        wrong = [finding for finding in findings if not finding.harmless]
+        for finding in wrong[:_MOST_TOLD]:
             log.error(
                 finding.problem, object=finding.object_name, snapshots=list(finding.snapshots)
             )

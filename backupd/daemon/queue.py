@@ -26,6 +26,7 @@ class Kind(StrEnum):
     PRUNE = "prune"
     CHECK = "check"
     EXTEND = "extend"
+    DRILL = "drill"
 
 
 class State(StrEnum):

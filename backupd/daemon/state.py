@@ -35,7 +35,8 @@ class JobRecord:
 
     `last_run` is when it was last begun or found needless; `last_good` when it was last known
     that nothing is missing; `last_scan` when the folder was last read through. `failures` counts
-    the runs since the last good one that are worth trying again.
+    the runs since the last good one that are worth trying again. `note` is what the last good run
+    had to say.
     """
 
     first_seen: float = 0.0
@@ -46,6 +47,7 @@ class JobRecord:
     snapshot_time: float = 0.0
     error: str = ""
     error_time: float = 0.0
+    note: str = ""
     failures: int = 0
     targets: Mapping[str, TargetRecord] = field(default_factory=dict)
 
@@ -105,9 +107,9 @@ class StateStore:
                 raise
 
 
-def succeeded(record: JobRecord, *, started: float) -> JobRecord:
+def succeeded(record: JobRecord, *, started: float, note: str = "") -> JobRecord:
     """The record after a run, begun at `started`, that left nothing to do."""
-    return replace(record, last_run=started, last_good=started, error="", failures=0)
+    return replace(record, last_run=started, last_good=started, error="", note=note, failures=0)
 
 
 def failed(record: JobRecord, *, started: float, now: float, error: str, retry: bool) -> JobRecord:

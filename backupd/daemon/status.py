@@ -6,7 +6,7 @@
                  "changed", "snapshot", "snapshot_time", "last_run", "last_good", "next_run",
                  "error", "error_time", "failures",
                  "targets": [{"name", "last_good", "version", "error", "error_time"}]}],
-     "upkeep": [{"job", "target", "state", "last_run", "last_good", "next_run", "error"}],
+     "upkeep": [{"job", "target", "state", "last_run", "last_good", "next_run", "error", "note"}],
      "jobs": [{"job", "name", "state", "reason", "seconds", "phase", "done_bytes", "total_bytes",
                "items"}]}
 
@@ -91,6 +91,7 @@ def upkeep_status(
         "last_good": _time(record.last_good),
         "next_run": _time(next_due(schedule, record, now, first=False)),
         "error": record.error,
+        "note": record.note,
     }
 
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from backupd.operations.progress import Progress
-from backupd.operations.reports import CheckReport, ForgetReport, PruneReport, SnapshotReport
+from backupd.operations.reports import (
+    CheckReport,
+    DrillReport,
+    ForgetReport,
+    PruneReport,
+    RepairReport,
+    SnapshotReport,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -91,6 +98,33 @@ class Extend(Protocol):
     ) -> ExtendReport: ...
 
 
+class Heal(Protocol):
+    """`operations.repair.check_and_heal`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        target: str,
+        *,
+        read_data_percent: float | None,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> tuple[CheckReport | None, RepairReport | None]: ...
+
+
+class Drill(Protocol):
+    """`operations.drill.drill`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        spec: str,
+        *,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> DrillReport: ...
+
+
 class ListSnapshots(Protocol):
     """`operations.catalog.list_snapshots`."""
 
@@ -115,6 +149,8 @@ class Verbs:
     prune: Prune
     check: Check
     extend: Extend
+    heal: Heal
+    drill: Drill
     list_snapshots: ListSnapshots
 
 
@@ -122,10 +158,12 @@ def real_verbs() -> Verbs:
     """The operations. Imported here, as boto3 and numpy behind them cost a quarter of a second."""
     from backupd.operations.catalog import list_snapshots
     from backupd.operations.check import check
+    from backupd.operations.drill import drill
     from backupd.operations.extend import extend
     from backupd.operations.forget import forget_by_policy
     from backupd.operations.installation import open_installation
     from backupd.operations.prune import prune
+    from backupd.operations.repair import check_and_heal
     from backupd.operations.snapshot import take_snapshot
 
     return Verbs(
@@ -135,5 +173,7 @@ def real_verbs() -> Verbs:
         prune=prune,
         check=check,
         extend=extend,
+        heal=check_and_heal,
+        drill=drill,
         list_snapshots=list_snapshots,
     )

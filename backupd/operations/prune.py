@@ -79,6 +79,7 @@ def prune(
         index_objects=len(survey.index_objects),
         now=now,
         grace_seconds=grace_seconds,
+        nothing_missing=not survey.usage.missing,
     )
     if not dry_run:
         _carry_out(repository, survey, plan, installation.clock, progress, stop)
@@ -228,7 +229,7 @@ def _report(
     used = {pack.pack_id: pack.used_bytes for pack in survey.packs}
 
     def total(packs: Iterable[bytes]) -> int:
-        return sum(sizes[pack] for pack in packs)
+        return sum(sizes.get(pack, 0) for pack in packs)
 
     return PruneReport(
         target=target,

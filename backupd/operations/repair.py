@@ -10,7 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from backupd.errors import BackupdError, StoppedError, TargetError, TargetUnreachableError
+from backupd.errors import (
+    BackupdError,
+    DamagedError,
+    StoppedError,
+    TargetError,
+    TargetUnreachableError,
+    WrongKeyError,
+)
 from backupd.operations.check import diagnose
 from backupd.operations.diagnosis import Diagnosis
 from backupd.operations.installation import Installation
@@ -20,7 +27,7 @@ from backupd.operations.repair_objects import Found, find_object, labels_elsewhe
 from backupd.operations.repair_opening import open_damaged
 from backupd.operations.repair_packs import PackMender
 from backupd.operations.repair_sources import Donor, Sources
-from backupd.operations.reports import Mended, RepairReport
+from backupd.operations.reports import CheckReport, Mended, RepairReport
 from backupd.repository import layout
 from backupd.repository.repair_plan import Damage, PackDamage, RepairPlan, Verb, plan_repair
 from backupd.repository.repository import Repository
@@ -55,13 +62,49 @@ def repair(
     run = _Repair(installation, target, sources, progress, stop, notes)
     if dry_run and mended:
         return RepairReport(target, tuple(mended), (), True, tuple(notes))
-    found = run.look(known, read_data_percent)
+    found = run.look(known, None if known is not None else read_data_percent)
     if dry_run:
         return run.foresee(found, mended)
     mended += run.mend(found)
     found = run.look(found, None)
     lost = tuple(finding for finding in found.report().findings if not finding.harmless)
     return RepairReport(target, tuple(mended), lost, False, tuple(notes))
+
+
+def check_and_heal(
+    installation: Installation,
+    target: str,
+    *,
+    read_data_percent: float | None,
+    progress: Progress,
+    stop: threading.Event,
+) -> tuple[CheckReport | None, RepairReport | None]:
+    """Check one target, and mend at once what was found.
+
+    The check's report is None where the target could not even be opened before it was mended, the
+    repair's where there was nothing to mend. Raises as `check` and `repair` do.
+    """
+    try:
+        found = diagnose(
+            installation,
+            target,
+            read_data_percent=read_data_percent,
+            progress=progress,
+            stop=stop,
+        )
+    except (DamagedError, WrongKeyError):
+        report = repair(
+            installation,
+            target,
+            read_data_percent=read_data_percent,
+            progress=progress,
+            stop=stop,
+        )
+        return None, report
+    checked = found.report()
+    if checked.clean:
+        return checked, None
+    return checked, repair(installation, target, known=found, progress=progress, stop=stop)
 
 
 class _Repair:
@@ -85,6 +128,7 @@ class _Repair:
         self._donors: list[Donor] | None = None
         self._objects: dict[str, Found] = {}
         self._kept: set[str] = set()
+        self._whence: Counter[str] = Counter()
         self._indexed = False
 
     @property
@@ -169,18 +213,23 @@ class _Repair:
             sources = self._sources(found)
             plan = self._plan(found, sources)
             self._progress.begin("repair")
+            known = len(self._objects), self._whence.total()
             step = self._mend_packs(found, sources, plan)
-            known = len(self._objects)
             self._find_objects(plan, sources)
             done += step
-            if not step and len(self._objects) == known:
+            if not step and (len(self._objects), self._whence.total()) == known:
                 break
             found = self.look(found, None)
         done += self._put_objects(plan, sources)
         for action in plan.of(Verb.DROP):
             if self._drop(action.object_name):
                 done.append(Mended(action.object_name, Verb.DROP, "", action.reason))
-        return done
+        stored = [
+            Mended(layout.PACKS, Verb.STORE, source, _blobs(number))
+            for source, number in self._whence.items()
+            if source
+        ]
+        return stored + done
 
     def _mend_packs(self, found: Diagnosis, sources: Sources, plan: RepairPlan) -> list[Mended]:
         replace, store = plan.of(Verb.REPLACE), plan.of(Verb.STORE)
@@ -220,11 +269,7 @@ class _Repair:
         except BaseException:
             mender.abandon()
             raise
-        done += [
-            Mended(layout.PACKS, Verb.STORE, source, f"{count} blobs that snapshots need")
-            for source, count in whence.items()
-            if source
-        ]
+        self._whence += whence
         done += [Mended(a.object_name, Verb.REWRITE, "", a.reason) for a in gone]
         return done
 
@@ -275,6 +320,10 @@ class _Repair:
             self._notes.append(f"{name} stays, which does no harm: {error.message}")
             return False
         return True
+
+
+def _blobs(number: int) -> str:
+    return "1 blob that snapshots need" if number == 1 else f"{number} blobs that snapshots need"
 
 
 def _pack_id(name: str) -> bytes:

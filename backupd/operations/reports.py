@@ -160,6 +160,28 @@ class RepairReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DrillReport:
+    """The end of one drill: files restored and compared, those that did not fit, what failed.
+
+    `live_files` were compared with the model's folder too; `failed` says by path what is wrong.
+    """
+
+    snapshot: str
+    target: str
+    files: int
+    size_bytes: int
+    left_out: int
+    live_files: int
+    failed: Mapping[str, str]
+    duration_seconds: float
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything was as it was stored."""
+        return not self.failed
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetItem:
     """One snapshot of one target, and why it is kept (`reasons`) or not (none)."""
 

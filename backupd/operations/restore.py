@@ -26,6 +26,7 @@ from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.tree import FileType, TreeEntry
 from backupd.repository.tree_codec import decode_tree
 
+_CONTENT = (FileType.FILE, FileType.HARDLINK)
 _NAMED = 5  # how many paths a refusal names
 
 
@@ -34,13 +35,14 @@ class RestoreRequest:
     """What to give back, and where to: `to` is a folder, or None for where it was.
 
     `include` and `exclude` are gitignore-style patterns. Without `overwrite` nothing that is
-    there is replaced.
+    there is replaced. With `only` no other files are given than these paths.
     """
 
     to: Path | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     overwrite: bool = False
+    only: frozenset[bytes] | None = None
 
     def root(self, snapshot: ResolvedSnapshot) -> bytes:
         """The absolute folder that the restore writes to. Raises `BackupdError`."""
@@ -98,17 +100,22 @@ def restore(
     reader = _reader(snapshot, progress)
     failed: dict[str, str] = {}
     notes: list[str] = []
+    only = request.only
 
     def warn(path: bytes, reason: str) -> None:
         notes.append(f"{shown(path) or '.'}: {reason}")
 
     def chosen() -> Iterator[TreeEntry]:
         failed.clear()
-        return select(_entries(reader, snapshot, failed), request.include, request.exclude)
+        found = select(_entries(reader, snapshot, failed), request.include, request.exclude)
+        if only is None:
+            return found
+        # A hard link stands where the file does that it is another name of.
+        return (e for e in found if (e.link or e.path) in only or e.type not in _CONTENT)
 
     if not request.overwrite and _holds_something(root):
         _refuse_to_overwrite(root, chosen())
-    if request.include or request.exclude:
+    if request.include or request.exclude or only is not None:
         total = sum(e.metadata.size_bytes for e in chosen() if e.type is FileType.FILE)
     else:
         total = snapshot.stored.record.size_bytes

@@ -49,11 +49,13 @@ def plan_prune(
     index_objects: int,
     now: float,
     grace_seconds: float,
+    nothing_missing: bool = True,
 ) -> PrunePlan:
     """Decide. `modified` has the time of each pack that is really there (epoch seconds).
 
     A pack younger than the grace period is left alone: it may belong to a snapshot that is being
-    taken. A pack that is in the index but not there is left to check and repair.
+    taken. A pack that is in the index but not there is left to check and repair. One that is there
+    and marked, and of which nobody knows what it holds, goes as well, unless some blob is missing.
     """
     marked: dict[bytes, float] = {}
     for stone in tombstones:
@@ -63,7 +65,9 @@ def plan_prune(
     mark, repack, unmark, delete, small = set(), set(), set(), set(), []
     vanished = marked.keys() - modified.keys()
     indexed_but_gone = False
+    unknown = marked.keys() & modified.keys()
     for pack in packs:
+        unknown.discard(pack.pack_id)
         since = marked.get(pack.pack_id)
         there = modified.get(pack.pack_id)
         if there is None:
@@ -88,6 +92,8 @@ def plan_prune(
             repack.add(pack.pack_id)
         elif pack.size_bytes < SMALL_PACK:
             small.append(pack.pack_id)
+    if nothing_missing:
+        delete.update(pack for pack in unknown if marked[pack] + grace_seconds <= now)
     if len(small) >= SMALL_PACKS:
         repack.update(small)
     return PrunePlan(

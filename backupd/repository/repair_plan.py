@@ -107,7 +107,7 @@ def plan_repair(damage: Damage, offers: Offers) -> RepairPlan:
         else:
             rewrite.append(Action(Verb.REWRITE, name, pack.problem))
     store = [
-        Action(Verb.STORE, layout.PACKS, f"{len(blobs)} blobs that snapshots need", sources, blobs)
+        Action(Verb.STORE, layout.PACKS, "blobs that snapshots need", sources, blobs)
         for sources, blobs in _by_sources(damage.blobs, offers).items()
     ]
     objects, drop, lost = [], [], []

@@ -204,3 +204,19 @@ def test_a_source_that_is_damaged_too_is_not_believed(world: World) -> None:
     report = mend(world)
     assert report.lost
     assert not [done for done in report.mended if done.source == "copy1"]
+
+
+def test_a_pack_of_which_nobody_knows_what_it_holds_goes_after_the_grace(world: World) -> None:
+    for path in objects(world, "index/*"):
+        path.unlink()
+    for path in objects(world, "packs/*/*")[:3]:
+        path.write_bytes(b"no pack at all, and no index that names it")
+    report = mend(world)
+    assert not report.lost
+    names = {path.name for path in objects(world, "packs/*/*")}
+    with world.open() as installation:
+        for _ in range(2):
+            prune(installation, "disk", grace_seconds=0)
+        assert not check(installation, "disk", read_data_percent=100).findings
+    assert len(names - {path.name for path in objects(world, "packs/*/*")}) >= 3
+    whole(world)

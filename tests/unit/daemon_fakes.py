@@ -18,8 +18,10 @@ from backupd.daemon.verbs import Verbs
 from backupd.operations.extend import ExtendReport
 from backupd.operations.reports import (
     CheckReport,
+    DrillReport,
     ForgetReport,
     PruneReport,
+    RepairReport,
     SnapshotInfo,
     SnapshotReport,
     TargetResult,
@@ -105,6 +107,8 @@ class Recorder:
     snapshot: Callable[..., SnapshotReport] | None = None
     check_report: CheckReport | None = None
     extend_report: ExtendReport | None = None
+    repair_report: RepairReport | None = None
+    drill_report: DrillReport | None = None
     failure: Exception | None = None
     secret: Callable[[], str] = lambda: "secret"
 
@@ -116,6 +120,8 @@ class Recorder:
             prune=self._prune,
             check=self._check,
             extend=self._extend,
+            heal=self._heal,
+            drill=self._drill,
             list_snapshots=self._list,
         )
 
@@ -160,6 +166,17 @@ class Recorder:
     def _extend(self, installation: Any, target: str, **_: Any) -> ExtendReport:
         self.calls.append(("extend", target))
         return self.extend_report or ExtendReport(target, 3, 1, 100, 2_000.0, False)
+
+    def _heal(
+        self, installation: Any, target: str, **_: Any
+    ) -> tuple[CheckReport | None, RepairReport | None]:
+        self.calls.append(("heal", target))
+        report = self.check_report or CheckReport(target, 1, 1, 1, 10, ())
+        return report, None if report.clean else self.repair_report
+
+    def _drill(self, installation: Any, spec: str, **_: Any) -> DrillReport:
+        self.calls.append(("drill", spec))
+        return self.drill_report or DrillReport("llama@v1", "disk", 3, 10, 0, 0, {}, 0.1)
 
     def _list(self, installation: Any, **asked: Any) -> list[SnapshotInfo]:
         self.calls.append(("list", asked))

@@ -24,7 +24,15 @@ from backupd.errors import (
     TargetUnreachableError,
     WrongKeyError,
 )
-from backupd.operations.reports import CheckReport, Finding, SnapshotReport, TargetResult
+from backupd.operations.reports import (
+    CheckReport,
+    DrillReport,
+    Finding,
+    Mended,
+    RepairReport,
+    SnapshotReport,
+    TargetResult,
+)
 from tests.unit.daemon_fakes import (
     Clock,
     LogLines,
@@ -613,3 +621,53 @@ def test_the_log_names_the_model_the_snapshot_its_duration_and_bytes(start: Star
     assert line["bytes"] == 3000
     assert "duration_seconds" in line
     assert json.dumps(line)
+
+
+def test_a_check_that_heals_mends_what_it_finds_and_says_so(start: Start) -> None:
+    damaged = CheckReport("disk", 1, 1, 1, 10, (Finding("disk", "packs/aa", "is truncated"),))
+    mended = Mended("packs/aa", "replace", "s3", "is truncated")
+
+    def prepare(daemon: Any) -> None:
+        daemon.recorder.check_report = damaged
+        daemon.recorder.repair_report = RepairReport("disk", (mended,), (), False)
+
+    daemon = start(
+        prepare,
+        upkeep=UpkeepSettings(forget="", prune="", check="0 11 * * *", heal=True),
+    )
+    daemon.later(86_400)
+    eventually(lambda: daemon.lines.has("1 objects were mended"))
+    assert daemon.lines.has("is truncated")
+    (upkeep,) = daemon.status()["upkeep"]
+    assert not upkeep["error"]
+    assert "mended" in upkeep["note"]
+
+
+def test_a_check_that_cannot_heal_everything_fails_and_names_the_rest(start: Start) -> None:
+    lost = Finding("disk", "packs/aa", "is truncated", snapshots=("llama@v1",))
+
+    def prepare(daemon: Any) -> None:
+        daemon.recorder.check_report = CheckReport("disk", 1, 1, 1, 10, (lost,))
+        daemon.recorder.repair_report = RepairReport("disk", (), (lost,), False)
+
+    daemon = start(
+        prepare,
+        upkeep=UpkeepSettings(forget="", prune="", check="0 11 * * *", heal=True),
+    )
+    daemon.later(86_400)
+    eventually(lambda: daemon.lines.has("check found 1 damaged"))
+    (upkeep,) = daemon.status()["upkeep"]
+    assert "damaged" in upkeep["error"]
+
+
+def test_a_drill_that_fails_is_told(start: Start) -> None:
+    failed = DrillReport("llama@v1", "disk", 3, 10, 0, 0, {"w.bin": "is damaged"}, 0.1)
+    daemon = start(
+        lambda daemon: setattr(daemon.recorder, "drill_report", failed),
+        upkeep=UpkeepSettings(forget="", prune="", check="", drill="0 11 * * *"),
+    )
+    daemon.later(86_400)
+    eventually(lambda: daemon.lines.has("did not come back as they were stored"))
+    (upkeep,) = daemon.status()["upkeep"]
+    assert upkeep["job"] == "drill"
+    assert "llama@v1" in upkeep["error"]

@@ -275,6 +275,10 @@ def _warn(app: App, reply: Mapping[str, Any], models: Sequence[Mapping[str, Any]
             output.warn(
                 app, f"{job.get('job')} {job.get('target') or ''}: {printable(job['error'])}"
             )
+        elif job.get("note"):
+            output.note(
+                app, f"{job.get('job')} {job.get('target') or ''}: {printable(job['note'])}"
+            )
     failed = (reply.get("reload") or {}).get("error")
     if failed:
         output.warn(app, f"the last reload was refused: {printable(failed)}")
