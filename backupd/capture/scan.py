@@ -52,6 +52,8 @@ class SkipKind(enum.Enum):
     """Wanted, but it never held still while it was read."""
     ATTRIBUTES = "attributes"
     """Kept, but without some of its extended attributes."""
+    SECRET = "secret"  # noqa: S105 - the name of a kind
+    """It holds a secret, and those are not to be kept."""
 
 
 class Skipped(NamedTuple):

@@ -19,6 +19,7 @@ from backupd.operations.catalog import info_of
 from backupd.operations.choosing import Choice
 from backupd.operations.code import code_notes, kept_code, settle_code
 from backupd.operations.heads import read_head, was_cut_short
+from backupd.operations.inspection import Inspection
 from backupd.operations.installation import Installation
 from backupd.operations.measuring import Measuring
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
@@ -134,6 +135,8 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
     since = previous.snapshot.record.time if previous.snapshot else 0.0
     with Scan(root, options) as scan, Measuring(root, options, since, progress):
         choice = Choice(model.scheme, model.roles, scan)
+        parent = previous.snapshot.record if previous.snapshot else None
+        inspection = Inspection(scan, parent, include_secrets=model.include_secrets)
         sink = TreeSink(
             repository,
             previous,
@@ -156,24 +159,29 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                     left_out.append(item)
                 elif choice.leaves(item):
                     sink.changed = sink.changed or before is not None
-                elif before is not None and before.matches(item):
+                elif secret := inspection.leaves(item):
+                    left_out.append(secret)
+                    sink.changed = sink.changed or before is not None
+                elif before is not None and before.matches(item) and inspection.knows(item, before):
                     sink.keep(before)
                 else:
-                    _capture(scan, item, before, sink, left_out, request)
+                    _capture(scan, item, before, sink, left_out, request, inspection)
             trees = sink.finish()
             changed = sink.changed or previous.lost_entries or not previous.is_of(model.scheme)
             changed = changed or bool(request.labels or request.metrics)
             if not changed and previous.snapshot is not None:
                 sink.abandon()
-                return _Outcome(previous.snapshot, True, _notes(left_out))
+                still = [item for item in left_out if item.kind is not SkipKind.SECRET]
+                return _Outcome(previous.snapshot, True, _notes(still))
             record = _record(request, previous, sink, trees, left_out, started)
             record = replace(
                 record,
                 scheme=choice.scheme,
                 left_out=choice.left_out(),
                 ancestry=previous.ancestry(),
+                findings=inspection.findings(),
+                secrets=inspection.secrets,
             )
-            parent = previous.snapshot.record if previous.snapshot else None
             with kept_code(installation, model, sink, record, parent) as code:
                 stored = sink.commit(code.record, request.lowest_version, code.complete)
         except BaseException:
@@ -221,6 +229,7 @@ def _capture(
     sink: TreeSink,
     left_out: list[Skipped],
     request: _Request,
+    inspection: Inspection,
 ) -> None:
     """Take in a path that is new or looks changed."""
     now_ns = int(request.installation.clock() * 1e9)
@@ -232,13 +241,15 @@ def _capture(
                 frame = sink.small_frame(size)
                 metadata = read_small(scan, item, frame, now_ns=now_ns, skipped=left_out)
                 if metadata is not None:
+                    inspection.small(item.path, frame)
                     sink.add_small(item.path, metadata, before)
                     return
-            _capture_file(scan, item, before, sink, left_out, request)
+            _capture_file(scan, item, before, sink, left_out, request, inspection)
             return
         kept = scan.metadata(item, now_ns=now_ns, skipped=left_out)
     except LeftOutError as error:
         left_out.append(error.skipped)
+        inspection.forget(item.path)
         scan.release_link(item)
         sink.changed = sink.changed or before is not None
         return
@@ -255,6 +266,7 @@ def _capture_file(
     sink: TreeSink,
     left_out: list[Skipped],
     request: _Request,
+    inspection: Inspection,
 ) -> None:
     """Read a file, again where it changed meanwhile, and give up on one that never holds still.
 
@@ -268,6 +280,7 @@ def _capture_file(
             notes: list[Skipped] = []
             metadata = scan.metadata(item, now_ns=now_ns, skipped=notes, fd=file.fd, stat=file.stat)
             extents = file.extents()
+            inspection.file(item.path, file)
             stored = sink.read(file, extents)
             if file.unchanged():
                 left_out.extend(notes)

@@ -1,0 +1,107 @@
+"""What a snapshot looks for in files while it captures them: secrets, which it leaves out, and
+dangers, which it names. A file that did not change is what was found of it before.
+"""
+
+from __future__ import annotations
+
+from backupd.capture.danger import HEAD_BYTES, Suspicion, look_for_danger, may_be_dangerous
+from backupd.capture.folders import name_of, shown
+from backupd.capture.reading import CaptureFile, open_for_capture
+from backupd.capture.scan import LeftOutError, Scan, Scanned, SkipKind, Skipped
+from backupd.capture.secrets import MOST_BYTES, is_secret_name, secret_in
+from backupd.operations.previous import PreviousEntry
+from backupd.repository.danger import Danger
+from backupd.repository.snapshots import SnapshotRecord
+from backupd.repository.tree import FileType
+
+LEFT_OUT = "left out"
+KEPT = "kept"
+_MOST_FILES = 10_000
+_FILES = frozenset({FileType.FILE, FileType.HARDLINK})
+
+
+class Inspection:
+    """One snapshot's. Files are told in path order by one thread."""
+
+    def __init__(self, scan: Scan, before: SnapshotRecord | None, *, include_secrets: bool) -> None:
+        """`before` is the previous snapshot, from which unchanged files are kept."""
+        self.secrets = KEPT if include_secrets else LEFT_OUT
+        self._scan = scan
+        self._leaves_secrets = not include_secrets
+        self._known: dict[str, list[Danger]] = {}
+        for found in before.findings if before else ():
+            self._known.setdefault(found.path, []).append(found)
+        # An older backupd, or one told to keep secrets, did not look.
+        self._looked_for_secrets = before is not None and before.secrets == LEFT_OUT
+        self._looked_for_danger = before is not None and before.secrets != ""
+        self._findings: dict[bytes, tuple[Danger, ...]] = {}
+
+    def leaves(self, item: Scanned) -> Skipped | None:
+        """Why a path is left out by its name alone, or None."""
+        if not self._leaves_secrets or item.type not in _FILES or not is_secret_name(item.path):
+            return None
+        self._scan.release_link(item)
+        return _secret(item.path, "holds secrets by its name")
+
+    def knows(self, item: Scanned, before: PreviousEntry) -> bool:
+        """Whether an unchanged file needs no look; what was found of it before is taken over."""
+        if item.type is not FileType.FILE:
+            return True
+        if (
+            self._leaves_secrets
+            and not self._looked_for_secrets
+            and before.size_bytes <= MOST_BYTES
+        ):
+            return False
+        if not self._looked_for_danger:
+            self._look_again(item)
+        elif self._known and (found := self._known.get(shown(item.path))):
+            self._findings[item.path] = tuple(found)
+        return True
+
+    def _look_again(self, item: Scanned) -> None:
+        try:
+            with open_for_capture(self._scan, item) as file:
+                self.file(item.path, file)
+        except LeftOutError:
+            return  # it is kept as it was
+
+    def small(self, path: bytes, content: memoryview) -> None:
+        """A file's whole content, before it is stored. Raises `LeftOutError`."""
+        if self._leaves_secrets and (kind := secret_in(content)):
+            raise LeftOutError(_secret(path, f"holds {kind}"))
+        name = name_of(path)
+        if may_be_dangerous(bytes(content[:HEAD_BYTES]), name):
+            data = bytes(content)
+            self._take(path, look_for_danger(lambda at, n: data[at : at + n], len(data), name))
+
+    def file(self, path: bytes, file: CaptureFile) -> None:
+        """An open file, before it is stored. Raises `LeftOutError`."""
+
+        def read_at(offset: int, length: int) -> bytes:
+            buffer = bytearray(min(length, max(0, size - offset)))
+            return bytes(memoryview(buffer)[: file.read_into(buffer, offset)])
+
+        size = file.stat.st_size
+        if self._leaves_secrets and size <= MOST_BYTES and (kind := secret_in(read_at(0, size))):
+            raise LeftOutError(_secret(path, f"holds {kind}"))
+        self._take(path, look_for_danger(read_at, size, name_of(path)))
+
+    def _take(self, path: bytes, suspicions: tuple[Suspicion, ...]) -> None:
+        self.forget(path)
+        if suspicions and len(self._findings) < _MOST_FILES:
+            self._findings[path] = tuple(
+                Danger(shown(path), found.level, found.what) for found in suspicions
+            )
+
+    def forget(self, path: bytes) -> None:
+        """A file that was looked at is not kept."""
+        self._findings.pop(path, None)
+
+    def findings(self) -> tuple[Danger, ...]:
+        """What was found of the files that the snapshot keeps."""
+        return tuple(danger for found in self._findings.values() for danger in found)
+
+
+def _secret(path: bytes, why: str) -> Skipped:
+    return Skipped(path, SkipKind.SECRET, f"{why}, so it was left out (include_secrets keeps it)")
