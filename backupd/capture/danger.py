@@ -39,7 +39,7 @@ _OBJECTS = re.compile(rb"[O\\]")
 _LAMBDA = re.compile(rb'"(?:class_name|registered_name)"\s*:\s*"(?:Lambda|__lambda__)"')
 
 _MOST_SECONDS = 10.0
-_MOST_READS = 2_000_000  # one opcode takes one or more; each costs some 110 bytes of memory
+_MOST_READS = 1_000_000  # one opcode takes one or more; each costs some 110 bytes of memory
 _MOST_PICKLE_BYTES = 16 << 20
 _SKIPPED_FROM = 64 << 10  # a longer argument is data, and is not read
 _MOST_MEMBERS = 20_000

@@ -12,6 +12,7 @@ from backupd.cli.formatting import count, printable
 
 if TYPE_CHECKING:
     from backupd.operations.reports import SnapshotInfo
+    from backupd.operations.restore_code import CodeReport
     from backupd.repository.danger import Danger
 
 _SHORT = 9
@@ -78,3 +79,15 @@ def say_findings(app: App, findings: Sequence[Danger]) -> None:
         levels = Counter(found.level for found in others[3:])
         more = ", ".join(f"{number:,} {level}" for level, number in sorted(levels.items()))
         output.note(app, f"and {count(len(others) - 3, 'more file')} ({more}), which -v shows")
+
+
+def say_code_report(app: App, report: CodeReport, place: str) -> None:
+    """What became of the code of a restored snapshot."""
+    if report.source:
+        output.say(app, f"code in {printable(place)}: source from {printable(report.source)}")
+    else:
+        output.say(app, f"code in {printable(place)}, without its source")
+    for note in report.notes:
+        output.note(app, printable(note))
+    for path, reason in report.failed.items():
+        output.warn(app, f"not given: {printable(path)}: {printable(reason)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from backupd.cli.formatting import utc_time
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
         SnapshotReport,
         TargetResult,
     )
+    from backupd.operations.restore_code import CodeReport
+    from backupd.repository.danger import Danger
     from backupd.repository.snapshots import LeftOut
     from backupd.repository.tree import TreeEntry
 
@@ -64,11 +67,13 @@ def snapshot(info: SnapshotInfo) -> Document:
         "skipped": [text(path) for path in info.skipped],
         "targets": list(info.targets),
         "code": dict(info.code) or None,
-        "findings": [
-            {"path": found.path, "level": found.level, "what": found.what}
-            for found in info.findings
-        ],
+        "findings": dangers(info.findings),
     }
+
+
+def dangers(findings: Iterable[Danger]) -> list[Document]:
+    """Files that may run code when they are loaded."""
+    return [{"path": found.path, "level": found.level, "what": found.what} for found in findings]
 
 
 def left_out(part: LeftOut) -> Document:
@@ -110,6 +115,20 @@ def restore_report(report: RestoreReport) -> Document:
         "restored_files": report.restored_files,
         "restored_bytes": report.restored_bytes,
         "skipped_files": report.skipped_files,
+        "failed": [
+            {"path": text(path), "reason": reason} for path, reason in report.failed.items()
+        ],
+        "notes": list(report.notes),
+        "findings": dangers(report.findings),
+    }
+
+
+def code_report(report: CodeReport, place: str) -> Document:
+    """What became of a snapshot's code."""
+    return {
+        "to": text(place),
+        "source": report.source or None,
+        "restored_files": report.restored_files,
         "failed": [
             {"path": text(path), "reason": reason} for path, reason in report.failed.items()
         ],

@@ -84,13 +84,17 @@ class SnapshotReport:
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """The end of one restore: counts, and each path that could not be given, with why."""
+    """The end of one restore: counts, and each path that could not be given, with why.
+
+    `findings` are those of the files that were given.
+    """
 
     restored_files: int
     restored_bytes: int
     skipped_files: int
     failed: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    findings: tuple[Danger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

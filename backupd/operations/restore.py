@@ -21,6 +21,7 @@ from backupd.operations.placement_errors import PlacementError
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import PlannedFile, RestoreReport
 from backupd.operations.restoring import FileRestorer
+from backupd.operations.safety import Unsafe
 from backupd.operations.selection import select
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.tree import FileType, TreeEntry
@@ -35,7 +36,8 @@ class RestoreRequest:
     """What to give back, and where to: `to` is a folder, or None for where it was.
 
     `include` and `exclude` are gitignore-style patterns. Without `overwrite` nothing that is
-    there is replaced. With `only` no other files are given than these paths.
+    there is replaced. With `only` no other files are given than these paths. With `safe` files
+    that may run code when they are loaded are not given.
     """
 
     to: Path | None = None
@@ -43,6 +45,7 @@ class RestoreRequest:
     exclude: tuple[str, ...] = ()
     overwrite: bool = False
     only: frozenset[bytes] | None = None
+    safe: bool = False
 
     def root(self, snapshot: ResolvedSnapshot) -> bytes:
         """The absolute folder that the restore writes to. Raises `BackupdError`."""
@@ -63,6 +66,7 @@ def plan_restore(
     Raises `DamagedError` where a part of the tree cannot be read.
     """
     reader = _reader(snapshot, NoProgress())
+    unsafe = Unsafe(snapshot.stored.record) if request.safe else None
     failed: dict[str, str] = {}
     entries = list(select(_entries(reader, snapshot, failed), request.include, request.exclude))
     for entry, placement in zip(
@@ -74,6 +78,8 @@ def plan_restore(
             Placement.DIFFERS: "overwrite" if request.overwrite else "refuse",
             Placement.BLOCKED: "overwrite" if request.overwrite else "refuse",
         }[placement]
+        if unsafe is not None and unsafe.why(entry):
+            action = "leave out"
         size = entry.metadata.size_bytes if entry.type is FileType.FILE else 0
         yield PlannedFile(shown(entry.path) or ".", action, size)
     if failed:
@@ -90,7 +96,8 @@ def restore(
 ) -> RestoreReport:
     """Give a snapshot back; every byte is verified before it is written.
 
-    Raises `BackupdError` before anything is written where something is in the way, and for what
+    Raises `BackupdError` before anything is written where something is in the way or, with
+    `safe`, where nobody looked for dangers, and for what
     ends a restore (a full disk, a target that went away); `StoppedError` when stopped. A second
     run then skips what is already right.
     """
@@ -98,6 +105,7 @@ def restore(
     stop = stop or threading.Event()
     root = request.root(snapshot)
     reader = _reader(snapshot, progress)
+    unsafe = Unsafe(snapshot.stored.record) if request.safe else None
     failed: dict[str, str] = {}
     notes: list[str] = []
     only = request.only
@@ -108,6 +116,8 @@ def restore(
     def chosen() -> Iterator[TreeEntry]:
         failed.clear()
         found = select(_entries(reader, snapshot, failed), request.include, request.exclude)
+        if unsafe is not None:
+            found = unsafe.without(found, failed)
         if only is None:
             return found
         # A hard link stands where the file does that it is another name of.
@@ -132,10 +142,14 @@ def restore(
             stop=stop,
         )
         links: list[TreeEntry] = []
+        found = {danger.path for danger in snapshot.stored.record.findings}
+        dangerous: set[str] = set()
         with restorer:
             for entry in chosen():
                 if stop.is_set():
                     raise StoppedError("stopped; run the restore again to go on where it ended")
+                if found and shown(entry.path) in found:
+                    dangerous.add(shown(entry.path))
                 _place(entry, place, reader, restorer, links, failed)
         # Hard links last, as what they link to must be in its place.
         for entry in links:
@@ -147,6 +161,7 @@ def restore(
         skipped_files=restorer.skipped_files,
         failed=failed,
         notes=tuple(notes),
+        findings=tuple(d for d in snapshot.stored.record.findings if d.path in dangerous),
     )
 
 

@@ -175,6 +175,8 @@ def _look_at_git(
     facts = capture.facts
     head = repository.head()
     facts |= {"system": "git", "commit": head, "branch": repository.branch()}
+    if repository.prefix:
+        facts["prefix"] = os.fsdecode(repository.prefix)
     remote = repository.remote()
     if remote:
         facts["remote"] = without_credentials(repository.address(remote))

@@ -11,6 +11,7 @@ import click
 from backupd import errors
 from backupd.cli import documents, output
 from backupd.cli.app import App
+from backupd.cli.code import say_code_report, say_findings
 from backupd.cli.command import command
 from backupd.cli.formatting import Column, count, local_time, printable, size, span
 from backupd.cli.opening import opened
@@ -50,6 +51,10 @@ _SHOWN = 20
             "what would be written, file by file",
         ),
         (
+            "backupd restore llama-ft@best --to model --with-code chat --safe",
+            "with the code that made it, and without what may run code",
+        ),
+        (
             "BACKUPD_KEY_FILE=key backupd restore llama-ft@latest --to llama-ft"
             " --repository s3://team-models/box1",
             "on a bare machine, from the repository and the key alone",
@@ -75,6 +80,17 @@ _SHOWN = 20
     multiple=True,
     help="Not these paths; give it again for more.",
 )
+@click.option(
+    "--safe",
+    is_flag=True,
+    help="Leave out the files that may run code when they are loaded, and name them.",
+)
+@click.option(
+    "--with-code",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Give back the code as well, into this folder.",
+)
 @target_option("Read from this target, not from the nearest.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there and differ.")
 @dry_run_option
@@ -86,6 +102,8 @@ def restore_command(
     to: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    safe: bool,
+    with_code: str | None,
     target: str,
     overwrite: bool,
     dry_run: bool,
@@ -99,16 +117,22 @@ def restore_command(
     replaced only with --overwrite; files that the snapshot does not hold are never touched.
     What cannot be given is named, the rest is given, and the exit code is 3.
 
+    --safe goes by what was found when the snapshot was taken: nothing is loaded to tell.
+    --with-code gives the source into DIR/source, from the snapshot where it keeps it, else
+    from the commit, with the changes to it; and DIR/requirements.txt with the packages.
+
     `backupd help snapshots` tells how a SNAPSHOT is named.
     """
     from backupd.operations.resolve import resolve
     from backupd.operations.restore import RestoreRequest, plan_restore, restore
+    from backupd.operations.restore_code import restore_code
 
     request = RestoreRequest(
         to=Path(to).absolute() if to else None,
         include=include,
         exclude=exclude,
         overwrite=overwrite,
+        safe=safe,
     )
     started = app.clock()
     with opened(app, repository, quickly=True) as installation:
@@ -122,6 +146,16 @@ def restore_command(
             return errors.EXIT_DONE
         with stop_on_signal() as stop, shown_progress(app) as progress:
             report = restore(installation, resolved, request, progress=progress, stop=stop)
+            code = None
+            if with_code:
+                code = restore_code(
+                    installation,
+                    resolved,
+                    Path(with_code).absolute(),
+                    overwrite=overwrite,
+                    progress=progress,
+                    stop=stop,
+                )
     output.document(
         app,
         {
@@ -129,12 +163,17 @@ def restore_command(
             "to": documents.text(place),
             "dry_run": False,
             **documents.restore_report(report),
+            "code": documents.code_report(code, str(with_code)) if code else None,
         },
     )
     _say_report(app, report, place, app.clock() - started)
-    if report.failed and not app.json:
+    say_findings(app, report.findings)
+    if report.failed and not safe and not app.json:
         _say_where_else(resolved, installation.settings.models.get(info.model))
-    return errors.EXIT_PARTIAL if report.failed else errors.EXIT_DONE
+    if code:
+        say_code_report(app, code, str(with_code))
+    partial = report.failed or (code is not None and code.failed)
+    return errors.EXIT_PARTIAL if partial else errors.EXIT_DONE
 
 
 def _say_where_else(resolved: ResolvedSnapshot, model: ModelSettings | None) -> None:

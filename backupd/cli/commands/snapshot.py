@@ -12,6 +12,7 @@ import click
 from backupd import errors
 from backupd.cli import completion, documents, output
 from backupd.cli.app import App
+from backupd.cli.code import say_findings
 from backupd.cli.command import command
 from backupd.cli.errors import error_document, explain
 from backupd.cli.formatting import count, listing, pairs, printable, size, span
@@ -270,6 +271,7 @@ def say_report(app: App, report: SnapshotReport) -> None:
                 f"{info.name} lacks {count(len(info.incomplete), 'file')} that never held still:"
                 f" {listing(info.incomplete)}",
             )
+        say_findings(app, info.findings)
     for result in report.targets:
         if result.error:
             output.warn(app, f"{report.model} is not on {result.target}: {printable(result.error)}")
