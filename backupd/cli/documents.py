@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from backupd.cli.formatting import utc_time
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
         SnapshotReport,
         TargetResult,
     )
-    from backupd.operations.restore_code import CodeReport
     from backupd.repository.danger import Danger
     from backupd.repository.snapshots import LeftOut
     from backupd.repository.tree import TreeEntry
@@ -71,11 +69,6 @@ def snapshot(info: SnapshotInfo) -> Document:
     }
 
 
-def dangers(findings: Iterable[Danger]) -> list[Document]:
-    """Files that may run code when they are loaded."""
-    return [{"path": found.path, "level": found.level, "what": found.what} for found in findings]
-
-
 def left_out(part: LeftOut) -> Document:
     """What a scheme left out of one role, with some of the paths."""
     return {
@@ -84,6 +77,11 @@ def left_out(part: LeftOut) -> Document:
         "size_bytes": part.size_bytes,
         "paths": [text(path) for path in part.paths],
     }
+
+
+def dangers(findings: tuple[Danger, ...]) -> list[Document]:
+    """Files that may run code when they are loaded."""
+    return [{"path": found.path, "level": found.level, "what": found.what} for found in findings]
 
 
 def target_result(result: TargetResult) -> Document:
@@ -120,19 +118,6 @@ def restore_report(report: RestoreReport) -> Document:
         ],
         "notes": list(report.notes),
         "findings": dangers(report.findings),
-    }
-
-
-def code_report(report: CodeReport, place: str) -> Document:
-    """What became of a snapshot's code."""
-    return {
-        "to": text(place),
-        "source": report.source or None,
-        "restored_files": report.restored_files,
-        "failed": [
-            {"path": text(path), "reason": reason} for path, reason in report.failed.items()
-        ],
-        "notes": list(report.notes),
     }
 
 

@@ -13,6 +13,7 @@ from backupd.cli import documents, output
 from backupd.cli.app import App
 from backupd.cli.code import say_code_report, say_findings
 from backupd.cli.command import command
+from backupd.cli.documents_code import code_report
 from backupd.cli.formatting import Column, count, local_time, printable, size, span
 from backupd.cli.opening import opened
 from backupd.cli.parameters import (
@@ -163,7 +164,7 @@ def restore_command(
             "to": documents.text(place),
             "dry_run": False,
             **documents.restore_report(report),
-            "code": documents.code_report(code, str(with_code)) if code else None,
+            "code": code_report(code, str(with_code)) if code else None,
         },
     )
     _say_report(app, report, place, app.clock() - started)
