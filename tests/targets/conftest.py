@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,28 +127,3 @@ def folder_target(tmp_path: Path) -> Iterator[FolderTarget]:
     made = FolderTarget("disk", tmp_path / "disk")
     yield made
     made.close()
-
-
-@pytest.fixture
-def at_once() -> Callable[[int, Callable[[int], Any]], list[Any]]:
-    """Run a function in many threads that all begin at the same moment; their results."""
-
-    def run(count: int, action: Callable[[int], Any]) -> list[Any]:
-        barrier = threading.Barrier(count)
-        results: list[Any] = [None] * count
-
-        def one(number: int) -> None:
-            barrier.wait()
-            try:
-                results[number] = action(number)
-            except Exception as error:
-                results[number] = error
-
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return results
-
-    return run
