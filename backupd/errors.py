@@ -80,6 +80,10 @@ class TargetUnreachableError(TargetError):
     """A target does not answer now; trying again later may help."""
 
 
+class SourcesAwayError(TargetUnreachableError):
+    """None of the targets that a copy could come from can be reached."""
+
+
 class TargetFullError(TargetError):
     """A target has no room left (ENOSPC, EDQUOT, or the store's own word for it)."""
 

@@ -88,8 +88,11 @@ def target_result(result: TargetResult) -> Document:
     """What became of one snapshot on one target."""
     return {
         "target": result.target,
+        "model": result.model or None,
         "version": result.version,
         "stored_bytes": result.stored_bytes,
+        "pending": result.pending,
+        "renumbered_from": result.was or None,
         "error": result.error or None,
     }
 

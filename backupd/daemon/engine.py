@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backupd import __version__
-from backupd.config.settings import ModelSettings, Settings
+from backupd.config.settings import ModelSettings, S3Target, Settings
+from backupd.daemon.copies import at_once, next_copy, why_copy
 from backupd.daemon.perform import Performer
 from backupd.daemon.queue import Job, JobQueue, Kind
+from backupd.daemon.returns import ASK_FAR_SECONDS, ASK_SECONDS, Returns
 from backupd.daemon.schedule import Reason, Schedule, next_due, why_due, why_scan
-from backupd.daemon.state import StateStore
+from backupd.daemon.state import StateStore, TargetRecord
 from backupd.daemon.status import job_status, model_status, upkeep_status
 from backupd.daemon.timers import Timers
 from backupd.daemon.verbs import Verbs
@@ -95,6 +97,10 @@ class Engine:
         self.started = clocks.wall()
         self._plan = Plan(settings, {}, (), {})
         self._timers = Timers(on_end)
+        self._on_end = on_end
+        self._returns = Returns(
+            self._answers, on_return=self._catch_up_at_once, ask_seconds=self._ask_seconds
+        )
         self.queue = JobQueue(
             Performer(
                 verbs,
@@ -142,6 +148,7 @@ class Engine:
             if not self._store.get(key).first_seen:
                 self._store.change(key, lambda record: replace(record, first_seen=now))
         self._plan = Plan(settings, schedules, upkeep, watches)
+        self.queue.serve_targets(settings.targets)
         timers = {Job(Kind.SNAPSHOT, name).key: entry for name, entry in schedules.items()}
         self._timers.apply(timers | {entry.key: entry.schedule for entry in upkeep})
         for name, watch in old.items():
@@ -167,6 +174,7 @@ class Engine:
                 if why is not None:
                     self.queue.submit(Job(entry.kind, entry.name, reason=why))
                 wake = min(wake, next_due(entry.schedule, record, now, first=False))
+        wake = min(wake, self._tick_copies(plan.settings, now))
         self._save_now_and_then()
         # What was queued just now is due until it runs; its end wakes the loop.
         return max(wake - now, 1.0)
@@ -185,6 +193,50 @@ class Engine:
             return
         self._store.change(key, lambda before: replace(before, last_run=now, last_good=now))
         self._log.debug("nothing changed", model=name, reason=str(why))
+
+    def _tick_copies(self, settings: Settings, now: float) -> float:
+        """Queue the copies that are due; when there may be more."""
+        wake = now + SAVE_SECONDS
+        failing: set[str] = set()
+        for name, model in settings.models.items():
+            record = self._store.get(Job(Kind.SNAPSHOT, name).key)
+            if len(model.targets) == 1 or not record.snapshot:
+                continue
+            for target in model.targets:
+                found = record.targets.get(target, TargetRecord())
+                if found.error:
+                    failing.add(target)
+                job = Job(Kind.COPY, name, target=target)
+                if self.queue.is_busy(job.key):
+                    continue
+                due = next_copy(found, since=self.started, now=now)
+                if due <= now:
+                    why = why_copy(found)
+                    self.queue.submit(replace(job, reason=why))
+                else:
+                    wake = min(wake, due)
+        self._returns.watch(failing)
+        return wake
+
+    def _catch_up_at_once(self, target: str) -> None:
+        """A target is back: what it is owed goes there now."""
+        self._log.info("the target is back", target=target)
+        for name, model in self.settings.models.items():
+            if target in model.targets:
+                self._store.change_target(Job(Kind.SNAPSHOT, name).key, target, at_once)
+        self._on_end()
+
+    def _answers(self, target: str) -> bool:
+        if target not in self.settings.targets:
+            return False
+        with self._verbs.open(
+            self.settings, environment=self._environment, clock=self._clocks.wall
+        ) as installation:
+            return self._verbs.answers(installation, target)
+
+    def _ask_seconds(self, target: str) -> float:
+        far = isinstance(self.settings.targets.get(target), S3Target)
+        return ASK_FAR_SECONDS if far else ASK_SECONDS
 
     def list_snapshots(
         self,
@@ -250,6 +302,7 @@ class Engine:
     def close(self) -> None:
         """End the timers and watches, and write the records. Raises `OSError`."""
         self._timers.close()
+        self._returns.close()
         for watch in self._plan.watches.values():
             watch.stop()
         self._store.save()

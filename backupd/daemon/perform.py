@@ -11,16 +11,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backupd.config.settings import LimitsSettings, ModelSettings, Settings
+from backupd.daemon.copies import (
+    MAX_ERROR,
+    after_snapshot,
+    failing,
+    newest_version,
+)
+from backupd.daemon.copy_job import bring_up_to_date, not_configured
 from backupd.daemon.pressure import PacedProgress, Pacer
 from backupd.daemon.queue import Job, Kind, Outcome, State
-from backupd.daemon.state import JobRecord, StateStore, TargetRecord, failed, succeeded
+from backupd.daemon.state import JobRecord, StateStore, failed, succeeded
 from backupd.daemon.verbs import Verbs
 from backupd.daemon.watcher import ModelWatch
 from backupd.errors import (
     EXIT_DAMAGED,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_NOT_FOUND,
     EXIT_PARTIAL,
     BackupdError,
     StoppedError,
@@ -33,12 +39,14 @@ from backupd.operations.reports import (
     RepairReport,
     SnapshotReport,
 )
+from backupd.targets.bandwidth import SharedLimit
 
 if TYPE_CHECKING:
-    from backupd.daemon.logs import Log
+    from contextlib import AbstractContextManager
 
-# A state file names no more than this of what is missing.
-_MAX_ERROR = 2000
+    from backupd.daemon.logs import Log
+    from backupd.operations.installation import Installation
+
 _MOST_TOLD = 100
 
 
@@ -65,12 +73,16 @@ class Performer:
         self._clock = clock
         self._store = store
         self._log = log
+        self._since = clock()
+        self._upload = SharedLimit()
 
     def __call__(self, job: Job, progress: Progress, stop: threading.Event) -> Outcome:
         """See `queue.Perform`."""
         started = self._clock()
         progress = PacedProgress(progress, self._pacer_of(self._settings().limits), stop)
-        what = {"model": job.name} if job.kind is Kind.SNAPSHOT else {"target": job.name or "all"}
+        what = {"target": job.name or "all"}
+        if job.kind in (Kind.SNAPSHOT, Kind.COPY):
+            what = {"model": job.name} | ({"target": job.target} if job.target else {})
         log = self._log.bind(job=str(job.kind), **what)
         watch = self._watch(job.name) if job.kind is Kind.SNAPSHOT else None
         log.info(f"{job.kind} begins", reason=job.reason)
@@ -106,10 +118,21 @@ class Performer:
             raise StoppedError("the daemon is stopping")
         if job.kind is Kind.SNAPSHOT:
             return self._snapshot(settings, job, progress, stop, started, log)
+        if job.kind is Kind.COPY:
+            with self._open(settings) as installation:
+                return bring_up_to_date(
+                    installation,
+                    self._verbs.catch_up,
+                    job,
+                    self._store,
+                    since=self._since,
+                    clock=self._clock,
+                    progress=progress,
+                    stop=stop,
+                    log=log,
+                )
         note = ""
-        with self._verbs.open(
-            settings, environment=self._environment, clock=self._clock
-        ) as installation:
+        with self._open(settings) as installation:
             match job.kind:
                 case Kind.FORGET:
                     report = self._verbs.forget(installation, dry_run=False, now=started)
@@ -174,6 +197,15 @@ class Performer:
         log.info(f"{job.kind} done", duration_seconds=seconds, **told)
         return Outcome(State.DONE)
 
+    def _open(self, settings: Settings) -> AbstractContextManager[Installation]:
+        """The configuration for one job. What all send together stays under the one limit."""
+        return self._verbs.open(
+            settings,
+            environment=self._environment,
+            clock=self._clock,
+            upload=self._upload.of(settings.limits.upload_bytes_per_second),
+        )
+
     def _snapshot(
         self,
         settings: Settings,
@@ -185,33 +217,29 @@ class Performer:
     ) -> Outcome:
         model = settings.models.get(job.name)
         if model is None:
-            why = f"the model {job.name} is not configured any more"
-            return Outcome(State.FAILED, why, "", EXIT_NOT_FOUND)
+            return not_configured(job)
         if job.scheme:
             model = replace(model, scheme=job.scheme)
         watch = self._watch(job.name)
         if watch is not None:
             watch.take()
-        with self._verbs.open(
-            settings, environment=self._environment, clock=self._clock
-        ) as installation:
+        with self._open(settings) as installation:
             report = self._verbs.take_snapshot(
                 installation,
                 model,
                 labels=dict(job.labels),
                 metrics=dict(job.metrics),
+                copy=False,
+                known_version=newest_version(self._store.get(job.key)),
                 progress=progress,
                 stop=stop,
             )
         if report.retry and watch is not None:
             watch.mark()
         missing = _missing(report)
-        away = any(result.error for result in report.targets)
         self._store.change(
             job.key,
-            lambda record: _after(
-                record, model, report, missing, away=away, started=started, now=self._clock()
-            ),
+            lambda record: _after(record, model, report, started=started, now=self._clock()),
         )
         told: dict[str, object] = {"duration_seconds": round(self._clock() - started, 3)}
         if report.snapshot is not None and not report.unchanged:
@@ -230,7 +258,8 @@ class Performer:
                 if result.error:
                     log.error(result.error, target=result.target, **told)
             log.warning("snapshot done in part", missing=missing, **told)
-            hint = "the targets that are missing are tried again by themselves" if away else ""
+            away = any(result.error for result in report.targets)
+            hint = "the targets that are missing are caught up by themselves" if away else ""
             return Outcome(State.PARTIAL, missing, hint, EXIT_PARTIAL, report)
         log.info("nothing changed" if report.unchanged else "snapshot done", **told)
         return Outcome(State.DONE, report=report)
@@ -288,17 +317,23 @@ class Performer:
         return Outcome(State.FAILED, error, hint, EXIT_DAMAGED)
 
     def _failed(self, job: Job, started: float, outcome: Outcome, log: Log) -> None:
-        error = outcome.error[:_MAX_ERROR]
-        record = self._store.change(
-            job.key,
-            lambda record: failed(
-                record, started=started, now=self._clock(), error=error, retry=True
-            ),
-        )
+        error = outcome.error[:MAX_ERROR]
+        now = self._clock()
+        if job.kind is Kind.COPY:
+            failures = self._store.change_target(
+                Job(Kind.SNAPSHOT, job.name).key,
+                job.target,
+                lambda target: failing(target, error, owed=0, now=now),
+            ).failures
+        else:
+            failures = self._store.change(
+                job.key,
+                lambda record: failed(record, started=started, now=now, error=error, retry=True),
+            ).failures
         log.error(
             f"{job.kind} failed: {outcome.error}",
             hint=outcome.hint,
-            failures=record.failures,
+            failures=failures,
             duration_seconds=round(self._clock() - started, 3),
         )
 
@@ -312,40 +347,37 @@ class Performer:
 def _missing(report: SnapshotReport) -> str:
     """What keeps a snapshot from being whole everywhere, in words."""
     parts = [f"{result.target}: {result.error}" for result in report.targets if result.error]
+    left_out = _left_out(report)
+    return "; ".join([*parts, left_out] if left_out else parts)
+
+
+def _left_out(report: SnapshotReport) -> str:
     taken = report.snapshot if not report.unchanged else None
     left_out = taken.incomplete if taken is not None else ()
-    if left_out:
-        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        parts.append(f"left out: {', '.join(left_out[:3])}{more}")
-    return "; ".join(parts)
+    if not left_out:
+        return ""
+    more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    return f"left out: {', '.join(left_out[:3])}{more}"
 
 
 def _after(
     record: JobRecord,
     model: ModelSettings,
     report: SnapshotReport,
-    missing: str,
     *,
-    away: bool,
     started: float,
     now: float,
 ) -> JobRecord:
-    """The record after a snapshot that took place: only targets that were away are retried soon."""
-    results = {result.target: result for result in report.targets}
-    targets: dict[str, TargetRecord] = {}
-    for name in model.targets:
-        before = record.targets.get(name, TargetRecord())
-        result = results.get(name)
-        if result is not None and result.error:
-            error = result.error[:_MAX_ERROR]
-            targets[name] = replace(before, error=error, error_time=now)
-        else:
-            version = result.version if result is not None and result.version else before.version
-            targets[name] = TargetRecord(last_good=started, version=version)
-    if missing:
-        record = failed(record, started=started, now=now, error=missing[:_MAX_ERROR], retry=away)
+    """The record after a snapshot that took place. Targets that were away are copied to later."""
+    targets = after_snapshot(record.targets, model, report, started=started, now=now)
+    left_out = _left_out(report)
+    good = record.last_good
+    if left_out:
+        record = failed(record, started=started, now=now, error=left_out[:MAX_ERROR], retry=False)
     else:
         record = succeeded(record, started=started)
+    if any(target.error for target in targets.values()):
+        record = replace(record, last_good=good)
     if report.snapshot is not None:
         record = replace(record, snapshot=report.snapshot.name, snapshot_time=report.snapshot.time)
     return replace(record, last_scan=started, targets=targets)

@@ -1,5 +1,7 @@
 """The queue of jobs: few workers, one job per model at a time, equal waiting jobs made one.
 
+Copies have a worker for each target, so that a slow or absent one holds up none of the others.
+
 What a job does is given as `perform`; nothing here knows of models, clocks on the wall or disks.
 """
 
@@ -7,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from backupd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from backupd.operations.progress import Progress
@@ -17,11 +20,12 @@ from backupd.operations.reports import SnapshotReport
 
 
 class Kind(StrEnum):
-    """What a job does. Upkeep (all but snapshots) has a worker of its own, so that a check of
-    hours does not hold up the next snapshot.
+    """What a job does. Upkeep (all but snapshots and copies) has a worker of its own, so that a
+    check of hours does not hold up the next snapshot.
     """
 
     SNAPSHOT = "snapshot"
+    COPY = "copy"
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
@@ -44,8 +48,8 @@ class State(StrEnum):
 class Job:
     """What is asked for: `name` is a model's, a target's, or empty (forget takes all).
 
-    `labels` and `metrics` are sorted pairs; `scheme` is empty for the configured
-    one. Why it runs is not part of what it is.
+    `target` is where a copy goes, and empty for all else. `labels` and `metrics` are sorted
+    pairs; `scheme` is empty for the configured one. Why it runs is not part of what it is.
     """
 
     kind: Kind
@@ -53,12 +57,13 @@ class Job:
     labels: tuple[tuple[str, str], ...] = ()
     metrics: tuple[tuple[str, float], ...] = ()
     scheme: str = ""
+    target: str = ""
     reason: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
-        """`snapshot:llama-ft`: what may run once at a time, and what the state is kept under."""
-        return f"{self.kind}:{self.name}"
+        """`snapshot:llama-ft` or `copy:llama-ft@nas`: what may run once at a time."""
+        return f"{self.kind}:{self.name}" + (f"@{self.target}" if self.target else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +169,38 @@ class JobQueue:
         self._pending: list[Ticket] = []
         self._running: dict[str, Ticket] = {}
         self._stopping = False
-        snapshots = frozenset({Kind.SNAPSHOT})
-        lanes: Mapping[str, frozenset[Kind]] = {
-            **{f"snapshot-{n}": snapshots for n in range(snapshot_workers)},
-            "upkeep": frozenset(Kind) - snapshots,
-        }
+        self._started = False
+        self._copying: dict[str, threading.Thread] = {}
         # Daemon threads: an upload that hangs in the kernel must not keep the process.
         self._threads = [
-            threading.Thread(target=self._work, args=(kinds,), name=name, daemon=True)
-            for name, kinds in lanes.items()
+            *(self._lane(f"snapshot-{n}", _is_snapshot) for n in range(snapshot_workers)),
+            self._lane("upkeep", _is_upkeep),
         ]
 
     def start(self) -> None:
         """Start the workers."""
-        for thread in self._threads:
+        with self._wakeup:
+            self._started = True
+            threads = list(self._threads)
+        for thread in threads:
             thread.start()
+
+    def serve_targets(self, names: Iterable[str]) -> None:
+        """See that each of these targets has a worker for its copies."""
+        with self._wakeup:
+            fresh = []
+            for name in names:
+                if name not in self._copying:
+                    lane = self._lane(f"copy-{name}", partial(_is_copy, name))
+                    self._copying[name] = lane
+                    fresh.append(lane)
+            self._threads += fresh
+            started = self._started
+        for thread in fresh if started else ():
+            thread.start()
+
+    def _lane(self, name: str, takes: Callable[[Job], bool]) -> threading.Thread:
+        return threading.Thread(target=self._work, args=(takes,), name=name, daemon=True)
 
     def submit(self, job: Job) -> Ticket:
         """Queue a job, or join an equal one that has not begun."""
@@ -206,7 +228,8 @@ class JobQueue:
 
     def alive(self) -> bool:
         """Whether every worker's thread still is."""
-        return all(thread.is_alive() for thread in self._threads)
+        with self._wakeup:
+            return all(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
         """Take no more jobs, end those that wait, and tell those that run to stop."""
@@ -228,8 +251,8 @@ class JobQueue:
                 thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self, kinds: frozenset[Kind]) -> None:
-        while (ticket := self._take(kinds)) is not None:
+    def _work(self, takes: Callable[[Job], bool]) -> None:
+        while (ticket := self._take(takes)) is not None:
             try:
                 outcome = self._perform(ticket.job, ticket.progress, ticket.stop)
             except BaseException as error:
@@ -246,12 +269,12 @@ class JobQueue:
             ticket.end(outcome)
             self._on_end()
 
-    def _take(self, kinds: frozenset[Kind]) -> Ticket | None:
-        """The first job of these kinds whose key does not run yet; None when stopping."""
+    def _take(self, takes: Callable[[Job], bool]) -> Ticket | None:
+        """The first job of a lane whose key does not run yet; None when stopping."""
         with self._wakeup:
             while not self._stopping:
                 for ticket in self._pending:
-                    if ticket.job.kind in kinds and ticket.job.key not in self._running:
+                    if takes(ticket.job) and ticket.job.key not in self._running:
                         self._pending.remove(ticket)
                         self._running[ticket.job.key] = ticket
                         ticket.state = State.RUNNING
@@ -259,6 +282,18 @@ class JobQueue:
                         return ticket
                 self._wakeup.wait()
             return None
+
+
+def _is_snapshot(job: Job) -> bool:
+    return job.kind is Kind.SNAPSHOT
+
+
+def _is_copy(target: str, job: Job) -> bool:
+    return job.kind is Kind.COPY and job.target == target
+
+
+def _is_upkeep(job: Job) -> bool:
+    return job.kind not in (Kind.SNAPSHOT, Kind.COPY)
 
 
 _STOPPED = Outcome(

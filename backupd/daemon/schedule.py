@@ -8,7 +8,6 @@ a box that slept, a clock that was set and a run missed while the box was off ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -152,18 +151,14 @@ class Watched:
 def why_scan(watched: Watched, record: JobRecord, now: float) -> str:
     """Why a due snapshot must look at the folder; empty where nothing can have changed.
 
-    A run that failed, or a target that lacks the snapshot, is never skipped.
+    A run that failed is never skipped. What a target lacks is copied there without a look.
     """
     if not watched.reliable:
         return "the folder is polled"
     if watched.changed:
         return "the folder changed"
-    if record.failures or record.error or _behind(record.targets):
+    if record.failures or record.error:
         return "the last run was not whole"
     if not 0 <= now - record.last_scan < FULL_SCAN_SECONDS:
         return "the daily scan"
     return ""
-
-
-def _behind(targets: Mapping[str, object]) -> bool:
-    return any(getattr(target, "error", "") for target in targets.values())

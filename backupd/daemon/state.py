@@ -21,12 +21,22 @@ _MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class TargetRecord:
-    """How a model fares on one target. Times are seconds since the epoch, 0 for never."""
+    """How a model fares on one target. Times are seconds since the epoch, 0 for never.
+
+    `version` is the newest that is whole there, `owed` how many snapshots were taken since that
+    it lacks. `failures` counts the tries since `failed_since`, the last of them at `tried`;
+    `looked` is when all that it lists was last compared with the other targets.
+    """
 
     last_good: float = 0.0
     version: int = 0
     error: str = ""
     error_time: float = 0.0
+    owed: int = 0
+    failed_since: float = 0.0
+    failures: int = 0
+    tried: float = 0.0
+    looked: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,17 @@ class StateStore:
             record = self._records[key] = change(self._records.get(key, JobRecord()))
             self._changed = True
             return record
+
+    def change_target(
+        self, key: str, name: str, change: Callable[[TargetRecord], TargetRecord]
+    ) -> TargetRecord:
+        """Replace what is kept of one target; the record it has now."""
+
+        def changed(record: JobRecord) -> JobRecord:
+            target = change(record.targets.get(name, TargetRecord()))
+            return replace(record, targets={**record.targets, name: target})
+
+        return self.change(key, changed).targets[name]
 
     def keep_only(self, keys: frozenset[str]) -> None:
         """Drop the records of jobs that are no longer configured."""

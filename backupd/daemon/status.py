@@ -5,13 +5,16 @@
      "models": [{"name", "path", "schedule", "timezone", "state", "stale", "watch": {"mode", "why"},
                  "changed", "snapshot", "snapshot_time", "last_run", "last_good", "next_run",
                  "error", "error_time", "failures",
-                 "targets": [{"name", "last_good", "version", "error", "error_time"}]}],
+                 "targets": [{"name", "state", "last_good", "version", "owed", "error",
+                              "error_time", "failed_since", "failures"}]}],
      "upkeep": [{"job", "target", "state", "last_run", "last_good", "next_run", "error", "note"}],
-     "jobs": [{"job", "name", "state", "reason", "seconds", "phase", "done_bytes", "total_bytes",
-               "items"}]}
+     "jobs": [{"job", "name", "target", "state", "reason", "seconds", "phase", "done_bytes",
+               "total_bytes", "items"}]}
 
 Times are seconds since the epoch, None for never. A model's `state` is `running`, `pending`,
-`missing`, `failed`, `partial`, `stale`, `new` (no snapshot yet) or `ok`.
+`missing`, `failed`, `partial`, `stale`, `new` (no snapshot yet) or `ok`. Of a model's targets
+`version` is the newest that is whole there, `owed` how many later ones it lacks, and `state`
+`stored`, `copying`, `pending`, `failed` or `new`. A copy's job names its `target`.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ import math
 from collections.abc import Sequence
 
 from backupd.config.settings import ModelSettings
+from backupd.daemon.copies import target_state
 from backupd.daemon.queue import Kind, State, Ticket
 from backupd.daemon.schedule import Schedule, next_due, stale_since
-from backupd.daemon.state import JobRecord
+from backupd.daemon.state import JobRecord, TargetRecord
 from backupd.daemon.watcher import Mode, WatchState
 
 
@@ -40,14 +44,18 @@ def model_status(
     stale = now > stale_since(schedule, record)
     targets = []
     for name in model.targets:
-        target = record.targets.get(name)
+        target = record.targets.get(name, TargetRecord())
         targets.append(
             {
                 "name": name,
-                "last_good": _time(target.last_good) if target else None,
-                "version": target.version if target else 0,
-                "error": target.error if target else "",
-                "error_time": _time(target.error_time) if target else None,
+                "state": target_state(model.name, name, target, tickets),
+                "last_good": _time(target.last_good),
+                "version": target.version,
+                "owed": target.owed,
+                "error": target.error,
+                "error_time": _time(target.error_time),
+                "failed_since": _time(target.failed_since),
+                "failures": target.failures,
             }
         )
     return {
@@ -100,6 +108,7 @@ def job_status(ticket: Ticket, monotonic: float) -> dict[str, object]:
     return {
         "job": str(ticket.job.kind),
         "name": ticket.job.name,
+        "target": ticket.job.target,
         "state": str(ticket.state),
         "reason": ticket.job.reason,
         "seconds": round(max(0.0, monotonic - ticket.since), 1),
@@ -125,12 +134,14 @@ def _state(
             return str(state)
     if watch.mode is Mode.MISSING:
         return "missing"
+    # A run that stored something left a good time on some target.
+    stored = any(target.last_good >= record.last_run for target in record.targets.values())
     if record.error:
-        # A run that stored something left a good time on some target.
-        stored = any(target.last_good >= record.last_run for target in record.targets.values())
         return "partial" if stored and record.last_run else "failed"
     if stale:
         return "stale"
+    if any(target.error for target in record.targets.values()):
+        return "partial"
     return "ok" if record.last_good else "new"
 
 

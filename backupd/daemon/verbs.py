@@ -15,6 +15,7 @@ from backupd.operations.reports import (
     PruneReport,
     RepairReport,
     SnapshotReport,
+    TargetResult,
 )
 
 if TYPE_CHECKING:
@@ -24,13 +25,19 @@ if TYPE_CHECKING:
     from backupd.operations.extend import ExtendReport
     from backupd.operations.installation import Installation
     from backupd.operations.reports import SnapshotInfo
+    from backupd.targets.bandwidth import TokenBucket
 
 
 class Open(Protocol):
     """`operations.installation.open_installation`."""
 
     def __call__(
-        self, settings: Settings, *, environment: Mapping[str, str], clock: Callable[[], float]
+        self,
+        settings: Settings,
+        *,
+        environment: Mapping[str, str],
+        clock: Callable[[], float],
+        upload: TokenBucket | None = None,
     ) -> AbstractContextManager[Installation]: ...
 
 
@@ -44,9 +51,32 @@ class TakeSnapshot(Protocol):
         *,
         labels: Mapping[str, str],
         metrics: Mapping[str, float],
+        copy: bool,
+        known_version: int,
         progress: Progress,
         stop: threading.Event,
     ) -> SnapshotReport: ...
+
+
+class CatchUp(Protocol):
+    """`operations.replicate.catch_up`."""
+
+    def __call__(
+        self,
+        installation: Installation,
+        model: ModelSettings,
+        destination: str,
+        *,
+        newest: int,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> list[TargetResult]: ...
+
+
+class Answers(Protocol):
+    """`operations.installation.target_answers`."""
+
+    def __call__(self, installation: Installation, name: str) -> bool: ...
 
 
 class Forget(Protocol):
@@ -145,6 +175,8 @@ class Verbs:
 
     open: Open
     take_snapshot: TakeSnapshot
+    catch_up: CatchUp
+    answers: Answers
     forget: Forget
     prune: Prune
     check: Check
@@ -161,14 +193,17 @@ def real_verbs() -> Verbs:
     from backupd.operations.drill import drill
     from backupd.operations.extend import extend
     from backupd.operations.forget import forget_by_policy
-    from backupd.operations.installation import open_installation
+    from backupd.operations.installation import open_installation, target_answers
     from backupd.operations.prune import prune
     from backupd.operations.repair import check_and_heal
+    from backupd.operations.replicate import catch_up
     from backupd.operations.snapshot import take_snapshot
 
     return Verbs(
         open=open_installation,
         take_snapshot=take_snapshot,
+        catch_up=catch_up,
+        answers=target_answers,
         forget=forget_by_policy,
         prune=prune,
         check=check,

@@ -10,9 +10,10 @@ from backupd.errors import BackupdError
 from backupd.operations.append_only import append_only
 from backupd.operations.catalog import info_of
 from backupd.operations.installation import Installation
+from backupd.operations.owed import candidate_of
 from backupd.operations.reports import ForgetItem, ForgetReport
 from backupd.operations.resolve import resolve
-from backupd.policy.retention import Candidate, decide
+from backupd.policy.retention import decide
 from backupd.repository.repository import Repository, StoredSnapshot
 
 
@@ -68,12 +69,6 @@ def judge(
     return [(snapshot, reasons[snapshot.record.version]) for snapshot in snapshots]
 
 
-def candidate_of(snapshot: StoredSnapshot) -> Candidate:
-    """What retention needs to know of a snapshot."""
-    record = snapshot.record
-    return Candidate(record.version, record.time, record.labels, record.metrics)
-
-
 def zone_of(model: ModelSettings) -> tzinfo:
     """The zone in which the model's days and weeks begin: its own, else the box's."""
     from datetime import datetime
@@ -103,7 +98,7 @@ def forget_snapshots(
                 continue
             forgotten.append(ForgetItem(target, snapshot.info, ()))
             if not dry_run:
-                installation.repository(target).forget(snapshot.stored.name)
+                installation.repository(target).forget(snapshot.stored.name, by_hand=True)
     return ForgetReport(
         (),
         tuple(forgotten),

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ from backupd.config.settings import (
 from backupd.errors import BackupdError, NotFoundError, TargetError, UsageError, WrongKeyError
 from backupd.operations.index_cache import StateIndexCache
 from backupd.repository.index import IndexCache
+from backupd.repository.layout import DESCRIPTOR
 from backupd.repository.opening import open_repository
 from backupd.repository.repository import Repository
 from backupd.targets.bandwidth import TokenBucket
@@ -43,7 +45,8 @@ class Installation:
     """What the verbs work on; a context manager that closes its targets.
 
     `standalone` says that there is a repository and nothing else: no models, no state.
-    `traffic` counts requests by target; setting `stopping` ends waits for a store.
+    `traffic` counts requests by target; setting `stopping` ends waits for a store. `upload` is
+    the limit on what goes out, where several installations share it.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Installation:
         random: Callable[[int], bytes] = os.urandom,
         prompt: Callable[[], str] | None = None,
         standalone: bool = False,
+        upload: TokenBucket | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -64,10 +68,12 @@ class Installation:
         self.stopping = threading.Event()
         self.traffic: dict[str, Traffic] = {}
         limit = settings.limits.upload_bytes_per_second
-        self._upload = TokenBucket(limit) if limit else None
+        self._upload = upload or (TokenBucket(limit) if limit else None)
         self._prompt = prompt
         self._secret: str | None = None
         self._lock = threading.RLock()
+        # One target that is slow to open must not hold up the others.
+        self._opening: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._targets: dict[str, Target] = {}
         self._repositories: dict[str, Repository] = {}
 
@@ -130,6 +136,8 @@ class Installation:
         Raises `TargetError` (also its unreachable form), `WrongKeyError` and `DamagedError`.
         """
         with self._lock:
+            opening = self._opening[name]
+        with opening:
             if name not in self._repositories:
                 target = self.target(name)
                 self._repositories[name] = open_repository(
@@ -189,6 +197,16 @@ class Installation:
             if self._secret is None:
                 self._secret = find_secret(self.settings.key, self.environment, self._prompt)
             return self._secret
+
+
+def target_answers(installation: Installation, name: str) -> bool:
+    """Whether a target can be reached now and has a repository; asked once, without retries."""
+    # With this set nothing is tried again.
+    installation.stopping.set()
+    try:
+        return installation.target(name).stat(DESCRIPTOR) is not None
+    except BackupdError:
+        return False
 
 
 def _distance(settings: TargetSettings) -> int:
@@ -278,9 +296,12 @@ def open_installation(
     environment: Environment,
     clock: Clock = time.time,
     prompt: Callable[[], str] | None = None,
+    upload: TokenBucket | None = None,
 ) -> Installation:
     """Open a configuration; nothing is touched before it is used."""
-    return Installation(settings, environment=environment, clock=clock, prompt=prompt)
+    return Installation(
+        settings, environment=environment, clock=clock, prompt=prompt, upload=upload
+    )
 
 
 def open_standalone(

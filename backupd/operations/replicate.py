@@ -1,25 +1,51 @@
-"""Copying snapshots from one target to another, as sealed blobs that nobody opens.
+"""Bringing one target up to date from another: what is owed is decided, then copied.
 
-All targets share the master key, so a blob that is sealed for one is sealed for all; only tree
-blobs and chunk lists are opened, to learn what a snapshot needs.
+Both versions of a clash are kept first (`renumber`), then what is missing is copied (`copier`)
+by what `owed` says, the newest first, as it would be missed most.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
-from backupd.errors import DamagedError, StoppedError, WrongKeyError
+from backupd.config.settings import ModelSettings, S3Target
+from backupd.errors import BackupdError, SourcesAwayError, TargetError, TargetUnreachableError
+from backupd.operations.copier import Copier
+from backupd.operations.forget import zone_of
 from backupd.operations.installation import Installation
+from backupd.operations.owed import Keeps, clashes, newer_labels, owed
 from backupd.operations.progress import NoProgress, Progress
+from backupd.operations.renumber import Renumbered, Side, renumber
 from backupd.operations.reports import TargetResult
-from backupd.repository.index import Location
-from backupd.repository.layout import MAX_SNAPSHOT
-from backupd.repository.reachable import blobs_of
-from backupd.repository.read_order import spans
-from backupd.repository.reader import BlobFinder, BlobReader
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.writer import Writer
+from backupd.policy.retention import decide
+from backupd.repository.repository import Listing, Repository, StoredSnapshot
+from backupd.repository.snapshots import SnapshotName
+
+# Packs that are on their way at once: to a disk two keep reading and writing both busy, a store
+# far away answers late.
+_PARALLEL_NEAR = 4
+_PARALLEL_FAR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OwedSnapshot:
+    """One line of a dry run: a snapshot that would be copied, and what that would bring over."""
+
+    model: str
+    version: int
+    time: float
+    copied_bytes: int
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What a receiver is to get: snapshots, the newest first, and labels that it lacks."""
+
+    snapshots: list[StoredSnapshot] = field(default_factory=list)
+    labels: list[tuple[Listing, Listing]] = field(default_factory=list)
+    renumbered: list[Renumbered] = field(default_factory=list)
 
 
 def replicate(
@@ -31,148 +57,204 @@ def replicate(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> list[TargetResult]:
-    """Copy what came to `source` since `destination` had its last, oldest first.
+    """Give `destination` what `source` owes it of this host's models (see `owed`).
 
-    Of each model that is what has a higher version than any that `destination` ever listed: an
-    older one that is not there was forgotten there. The answer is what became of each snapshot.
-    Raises `TargetError` where one of the two cannot be reached, and `StoppedError`.
+    With `models` None that is everything that `source` lists, of whichever host, but for what
+    was forgotten by hand. The answer is what became of each snapshot. Raises `TargetError`
+    where one of the two cannot be reached, and `StoppedError`.
     """
-    copier = Copier(
+    progress = progress or NoProgress()
+    plan = _planned(installation, source, destination, models, progress)
+    copier = _copier(installation, source, destination, progress, stop)
+    results = [
+        TargetResult(item.target, item.now, 0, model=item.model, was=item.before)
+        for item in plan.renumbered
+    ]
+    for giver, receiver in plan.labels:
+        copier.copy_labels(newer_labels(giver, receiver))
+    if plan.snapshots:
+        results += copier.copy(plan.snapshots)
+    return results
+
+
+def plan_replication(
+    installation: Installation,
+    source: str,
+    destination: str,
+    *,
+    models: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> list[OwedSnapshot]:
+    """What `replicate` would copy; nothing is changed. Where two snapshots clash, the later one
+    keeps its number in this answer."""
+    progress = progress or NoProgress()
+    plan = _planned(installation, source, destination, models, progress, dry_run=True)
+    copier = _copier(installation, source, destination, progress, None)
+    return [
+        OwedSnapshot(snapshot.record.model, snapshot.record.version, snapshot.record.time, size)
+        for snapshot, size in zip(plan.snapshots, copier.missing_bytes(plan.snapshots), strict=True)
+    ]
+
+
+def catch_up(
+    installation: Installation,
+    model: ModelSettings,
+    destination: str,
+    *,
+    newest: int = 0,
+    progress: Progress,
+    stop: threading.Event,
+) -> list[TargetResult]:
+    """Give one target what all others of a model owe it, from the nearest that can be reached.
+
+    With `newest`, a version that was just taken, only names are compared first, and where no
+    more than that one is missing it is copied from the first that has it: so after a snapshot
+    this asks a store for one listing. Raises `TargetError` where `destination` fails, and
+    `SourcesAwayError` where none of the others can be reached.
+    """
+    receiver = installation.repository(destination)
+    failure: TargetError | None = None
+    away: dict[str, BackupdError] = {}
+    results: list[TargetResult] = []
+    complete = False
+    for name in installation.nearest_first(model.targets):
+        if name == destination:
+            continue
+        try:
+            giver = installation.repository(name)
+        except TargetError as error:
+            away[name] = error  # what it may owe is asked for another time
+            continue
+        try:
+            quickly = _only_newest(installation, giver, receiver, model) if newest else None
+            if quickly is not None:
+                copier = _copier(installation, name, destination, progress, stop)
+                results += copier.copy(quickly.missing)
+                complete = True
+                if quickly.highest >= newest:
+                    break
+                continue
+            results += replicate(
+                installation, name, destination, models=[model.name], progress=progress, stop=stop
+            )
+            complete = True
+        except TargetError as error:
+            failure = failure or error
+    if failure is not None and not complete:
+        raise failure
+    if away and not complete:
+        why = "; ".join(error.message for error in away.values())
+        raise SourcesAwayError(f"nothing can be copied to {destination} now: {why}")
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Quick:
+    """What the names alone tell: the highest version that a giver lists, and what is missing."""
+
+    highest: int
+    missing: list[StoredSnapshot]
+
+
+def _only_newest(
+    installation: Installation, giver: Repository, receiver: Repository, model: ModelSettings
+) -> _Quick | None:
+    """The giver's newest snapshot if no more can be missing; None where all must be compared."""
+    folder = giver.secrets.model_folder(installation.settings.host, model.name)
+    highest = receiver.highest_version(folder)
+    versions = giver.listed_versions(folder)
+    above = [version for version in versions if version > highest]
+    if not highest or len(above) > 1:
+        return None
+    missing = [giver.read_snapshot(SnapshotName(folder, version)) for version in above]
+    return _Quick(max(versions, default=0), missing)
+
+
+def _planned(
+    installation: Installation,
+    source: str,
+    destination: str,
+    models: Iterable[str] | None,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+) -> _Plan:
+    giver, receiver = installation.repository(source), installation.repository(destination)
+    plan = _Plan()
+    for folder in _folders(installation, giver, models):
+        mine, theirs = giver.list_snapshots(folder), receiver.list_snapshots(folder)
+        found = [] if dry_run else clashes(mine, theirs)
+        for clash in found:
+            sides = Side(giver, mine), Side(receiver, theirs)
+            free = _free_number(installation, folder)
+            try:
+                done = renumber(clash, *sides, free)
+            except TargetUnreachableError:
+                raise
+            except TargetError as error:
+                progress.note(error.message)
+                continue
+            plan.renumbered.append(done)
+            progress.note(str(done))
+            mine, theirs = giver.list_snapshots(folder), receiver.list_snapshots(folder)
+        keeps = _keeps(installation, folder, receiver)
+        plan.snapshots += owed(mine, theirs, keeps)
+        plan.labels.append((mine, theirs))
+    plan.snapshots.sort(key=lambda snapshot: -snapshot.record.time)
+    return plan
+
+
+def _folders(
+    installation: Installation, giver: Repository, models: Iterable[str] | None
+) -> list[str]:
+    if models is None:
+        listing = giver.list_snapshots()
+        return sorted({snapshot.name.folder for snapshot in listing.snapshots})
+    host = installation.settings.host
+    return [giver.secrets.model_folder(host, model) for model in models]
+
+
+def _keeps(installation: Installation, folder: str, receiver: Repository) -> Keeps | None:
+    """The receiver's policy for a model of this configuration, None where there is none."""
+    settings = installation.settings
+    for model in settings.models.values():
+        if receiver.secrets.model_folder(settings.host, model.name) == folder:
+            rules = [settings.policies[name] for name in model.targets.get(receiver.name, ())]
+            if not rules:
+                return None
+            zone, now = zone_of(model), installation.clock()
+            return lambda candidates: frozenset(
+                decision.candidate.version
+                for decision in decide(candidates, rules, now, zone)
+                if decision.keep
+            )
+    return None
+
+
+def _free_number(installation: Installation, folder: str) -> Callable[[], int]:
+    """The next number of a model, above all that any target which can be reached has had."""
+
+    def free() -> int:
+        opened = installation.repositories(failed={})
+        return 1 + max(repository.highest_version(folder) for repository in opened)
+
+    return free
+
+
+def _copier(
+    installation: Installation,
+    source: str,
+    destination: str,
+    progress: Progress,
+    stop: threading.Event | None,
+) -> Copier:
+    targets = installation.settings.targets
+    far = any(isinstance(targets[name], S3Target) for name in (source, destination))
+    return Copier(
         installation.repository(source),
         installation.repository(destination),
         clock=installation.clock,
-        parallel_puts=2,
-        progress=progress or NoProgress(),
+        parallel=_PARALLEL_FAR if far else _PARALLEL_NEAR,
+        progress=progress,
         stop=stop or threading.Event(),
     )
-    wanted = None if models is None else frozenset(models)
-    listing = installation.repository(source).list_snapshots()
-    highest = installation.repository(destination).list_snapshots().highest
-    chosen = [
-        snapshot
-        for snapshot in listing.snapshots
-        if (wanted is None or snapshot.record.model in wanted)
-        and snapshot.record.version > highest.get(snapshot.name.folder, 0)
-    ]
-    return list(copier.copy(sorted(chosen, key=lambda snapshot: snapshot.record.time)))
-
-
-def replicate_model(
-    source: Repository,
-    destination: Repository,
-    *,
-    host: str,
-    model: str,
-    clock: Callable[[], float],
-    parallel_puts: int,
-    progress: Progress,
-    stop: threading.Event,
-) -> Iterator[TargetResult]:
-    """As `replicate`, for one model of one host, whose versions are looked at by name first."""
-    folder = source.secrets.model_folder(host, model)
-    highest = destination.highest_version(folder)
-    listing = source.list_snapshots(folder)
-    # Older ones that are not there were forgotten there by its own policy.
-    missing = [s for s in listing.snapshots if s.record.version > highest]
-    if missing:
-        copier = Copier(
-            source,
-            destination,
-            clock=clock,
-            parallel_puts=parallel_puts,
-            progress=progress,
-            stop=stop,
-        )
-        yield from copier.copy(missing)
-
-
-class Copier:
-    """Copies snapshots between two repositories that share the master key."""
-
-    def __init__(
-        self,
-        source: Repository,
-        destination: Repository,
-        *,
-        clock: Callable[[], float],
-        parallel_puts: int,
-        progress: Progress,
-        stop: threading.Event,
-    ) -> None:
-        if source.secrets != destination.secrets:
-            raise WrongKeyError(
-                f"{source.name} and {destination.name} do not share a key",
-                hint="targets of one configuration are made by 'backupd init'; give the one that "
-                "was not an empty place and run it",
-            )
-        self._source = source
-        self._destination = destination
-        self._clock = clock
-        self._parallel_puts = parallel_puts
-        self._progress = progress
-        self._stop = stop
-
-    def copy(self, snapshots: Iterable[StoredSnapshot]) -> Iterator[TargetResult]:
-        """Copy each snapshot that the destination does not list. Raises `TargetError`."""
-        self._progress.begin(f"copy to {self._destination.name}")
-        source_index = self._source.load_index(self._progress.note)
-        reader = BlobReader(BlobFinder(self._source, source_index, self._progress.note))
-        for snapshot in snapshots:
-            name = snapshot.name.object_name()
-            version = snapshot.record.version
-            if self._destination.target.stat(name) is not None:
-                continue
-            try:
-                stored = self._copy_one(snapshot, reader)
-                yield TargetResult(self._destination.name, version, stored)
-            except DamagedError as error:
-                yield TargetResult(self._destination.name, version, 0, error.message)
-
-    def _copy_one(self, snapshot: StoredSnapshot, reader: BlobReader) -> int:
-        """Copy the blobs that are missing, then list the snapshot; the bytes put."""
-        name = snapshot.name.object_name()
-        sealed = self._source.target.get(name, MAX_SNAPSHOT)
-        index = self._destination.load_index(self._progress.note)
-        writer = Writer(
-            self._destination,
-            index,
-            clock=self._clock,
-            workers=1,
-            parallel_puts=self._parallel_puts,
-            note=self._progress.note,
-            stop=self._stop,
-        )
-        try:
-            locations = list(_missing(snapshot, reader, writer))
-            self._progress.grow(sum(location.record.sealed_size for location in locations))
-            stream = writer.stream()
-            for span in spans(locations):
-                if self._stop.is_set():
-                    raise StoppedError("stopped; what was copied is kept, and the next run resumes")
-                sealed_span = reader.read_span(span)
-                for record in span.records:
-                    begin = record.offset - span.offset
-                    stream.copy(record, sealed_span[begin : begin + record.sealed_size])
-                    self._progress.advance(record.sealed_size)
-            stream.close()
-            writer.finish()
-            writer.list_copy(snapshot.record, name, sealed)
-        except BaseException:
-            writer.abandon()
-            raise
-        return writer.stored_bytes
-
-
-def _missing(snapshot: StoredSnapshot, reader: BlobReader, writer: Writer) -> Iterator[Location]:
-    """Where the blobs lie that the destination lacks, a base also where it has that as a delta."""
-    plain: set[bytes] = set()
-    for needed in blobs_of(reader, snapshot.record):
-        blob_id = needed.blob_id
-        wanted = writer.claim(blob_id)
-        if needed.plain and blob_id not in plain:
-            wanted = writer.find(blob_id, plain=True) is None
-        if wanted:
-            location = reader.finder.find(blob_id, plain=needed.plain)
-            if not location.record.base_id:
-                plain.add(blob_id)
-            yield location

@@ -51,12 +51,19 @@ class SnapshotInfo:
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
-    """What became of a snapshot on one target; `error` is empty where it is whole there."""
+    """What became of a snapshot on one target; `error` is empty where it is whole there.
+
+    `pending` says that it is not there yet, and will be copied by itself. `was` is the number
+    that the snapshot had before, where another one turned out to have it too.
+    """
 
     target: str
     version: int
     stored_bytes: int
     error: str = ""
+    model: str = ""
+    pending: bool = False
+    was: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ files become blobs in `storing`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from backupd import __version__
 from backupd.capture.reading import open_for_capture, read_small
@@ -18,6 +19,7 @@ from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
 from backupd.operations.catalog import info_of
 from backupd.operations.choosing import Choice
 from backupd.operations.code import code_notes, kept_code, settle_code
+from backupd.operations.fan_out import copy_on, highest_elsewhere
 from backupd.operations.heads import read_head, was_cut_short
 from backupd.operations.inspection import Inspection
 from backupd.operations.installation import Installation
@@ -43,14 +45,17 @@ def take_snapshot(
     *,
     labels: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    copy: bool = True,
+    known_version: int = 0,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> SnapshotReport:
-    """Snapshot a model into the nearest of its targets and copy it to the others.
+    """Snapshot a model into the nearest of its targets that can take it, and copy it to the others.
 
-    With labels or metrics a snapshot is made even where nothing changed. A target that fails is
-    named in the report; the call raises only where no target took the snapshot, where the model
-    cannot be read at all, and `StoppedError`.
+    Without `copy` the others are left to whoever called: the report names them as pending. With
+    labels or metrics a snapshot is made even where nothing changed; its number is above
+    `known_version`. A target that fails is named in the report; the call raises only where no
+    target took the snapshot, where the model cannot be read at all, and `StoppedError`.
     """
     progress = progress or NoProgress()
     stop = stop or threading.Event()
@@ -59,26 +64,38 @@ def take_snapshot(
 
         recover(installation, model.name, progress.note)
     failed: dict[str, BackupdError] = {}
-    repositories = installation.repositories(model.targets, failed=failed)
-    primary, others = repositories[0], repositories[1:]
-
-    def lowest() -> int:
-        return 1 + max(_highest(installation, other, model) for other in repositories)
-
-    request = _Request(installation, model, labels or {}, metrics or {}, lowest, progress, stop)
-    try:
-        outcome = _snapshot_into(primary, request)
-    except StaleIndexError as error:
-        progress.note(f"{error.message}; starting over")
-        outcome = _snapshot_into(primary, request)
-    settled = settle_code(installation, model, outcome.stored.record)
-    results = [TargetResult(name, 0, 0, error.message) for name, error in failed.items()]
+    request = _Request(
+        installation, model, labels or {}, metrics or {}, known_version, progress, stop
+    )
+    for primary in installation.nearest_first(model.targets):
+        try:
+            outcome = _snapshot_on(primary, request)
+            break
+        except (TargetError, DamagedError) as error:
+            failed[primary] = error
+    else:
+        raise next(iter(failed.values()))
+    others = [name for name in installation.nearest_first(model.targets) if name != primary]
+    reachable = [name for name in others if name not in failed]
+    record = outcome.stored.record
+    settled = settle_code(installation, model, record)
+    results = [
+        TargetResult(name, 0, 0, error.message, model=model.name) for name, error in failed.items()
+    ]
     if not outcome.unchanged:
-        version = outcome.stored.record.version
-        results.append(TargetResult(primary.name, version, outcome.stored.record.stored_bytes))
-    results += _copy_on(request, primary, others)
-    missing = {result.target for result in results if result.error}
-    whole_on = [name for name in model.targets if name not in missing]
+        results.append(TargetResult(primary, record.version, record.stored_bytes, model=model.name))
+    if copy:
+        results += copy_on(
+            installation, model, reachable, newest=record.version, progress=progress, stop=stop
+        )
+    elif not outcome.unchanged:
+        results += [
+            TargetResult(name, record.version, 0, model=model.name, pending=True)
+            for name in reachable
+        ]
+    missing = {result.target for result in results if result.error or result.pending}
+    sure = [primary, *(reachable if copy else ())]
+    whole_on = [name for name in model.targets if name in sure and name not in missing]
     return SnapshotReport(
         model=model.name,
         unchanged=outcome.unchanged,
@@ -89,13 +106,23 @@ def take_snapshot(
     )
 
 
+def _snapshot_on(name: str, request: _Request) -> _Outcome:
+    """The snapshot on one target, begun anew where the index turned out to be old."""
+    repository = request.installation.repository(name)
+    try:
+        return _snapshot_into(repository, request)
+    except StaleIndexError as error:
+        request.progress.note(f"{error.message}; starting over")
+        return _snapshot_into(repository, request)
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     installation: Installation
     model: ModelSettings
     labels: Mapping[str, str]
     metrics: Mapping[str, float]
-    lowest_version: Callable[[], int]
+    known_version: int
     progress: Progress
     stop: threading.Event
 
@@ -107,9 +134,11 @@ class _Outcome:
     notes: list[str]
 
 
-def _highest(installation: Installation, repository: Repository, model: ModelSettings) -> int:
-    folder = repository.secrets.model_folder(installation.settings.host, model.name)
-    return repository.highest_version(folder)
+def _lowest_version(request: _Request, primary: str) -> int:
+    """The lowest number that no target has had, as far as is known and can be asked."""
+    others = [name for name in request.model.targets if name != primary]
+    elsewhere = highest_elsewhere(request.installation, request.model, others)
+    return 1 + max(request.known_version, elsewhere)
 
 
 def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
@@ -182,8 +211,9 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                 findings=inspection.findings(),
                 secrets=inspection.secrets,
             )
+            lowest = partial(_lowest_version, request, repository.name)
             with kept_code(installation, model, sink, record, parent) as code:
-                stored = sink.commit(code.record, request.lowest_version, code.complete)
+                stored = sink.commit(code.record, lowest, code.complete)
         except BaseException:
             sink.abandon()
             raise
@@ -303,26 +333,3 @@ def _parallel_puts(installation: Installation, repository: Repository) -> int:
     """Packs put behind the workers: a disk gains nothing by it, a store far away does."""
     settings = installation.settings.targets[repository.name]
     return 0 if isinstance(settings, LocalTarget | NasTarget) else 4
-
-
-def _copy_on(
-    request: _Request, primary: Repository, others: list[Repository]
-) -> Iterator[TargetResult]:
-    """Bring the model's other targets up to date from the primary one."""
-    from backupd.operations.replicate import replicate_model
-
-    host, model = request.installation.settings.host, request.model.name
-    for other in others:
-        try:
-            yield from replicate_model(
-                primary,
-                other,
-                host=host,
-                model=model,
-                clock=request.installation.clock,
-                parallel_puts=_parallel_puts(request.installation, other),
-                progress=request.progress,
-                stop=request.stop,
-            )
-        except (TargetError, DamagedError) as error:
-            yield TargetResult(other.name, 0, 0, error.message)

@@ -157,6 +157,11 @@ class Index:
         with self._lock:
             return self._packs.sizes()
 
+    def pack_size(self, pack_id: bytes) -> int:
+        """The size in bytes of a pack that is known."""
+        with self._lock:
+            return self._packs.size_of(self._packs.find(pack_id))
+
     def has_pack(self, pack_id: bytes) -> bool:
         """Whether the pack's table is known."""
         with self._lock:

@@ -144,6 +144,22 @@ def read_table(target: Target, pack_id: bytes, pack_size: int, sealer: Sealer) -
         raise DamagedError(f"{name} does not end as a pack does: it is damaged or cut short")
     sealed = bytearray(size)
     target.read_into(name, begin, memoryview(sealed))
+    return _open_table(sealed, name, sealer)
+
+
+def table_within(pack: memoryview, pack_id: bytes, sealer: Sealer) -> bytes:
+    """The table of a whole pack at hand. Raises `DamagedError` where it is not `pack_id`'s."""
+    name = pack_name(pack_id)
+    if blake3(pack).digest() != pack_id:
+        raise DamagedError(f"{name} is damaged: its content has another hash")
+    end = len(pack) - TRAILER_SIZE
+    size = int.from_bytes(pack[end : end + 4], "little") if end >= 0 else 0
+    if pack[-len(MAGIC) :] != MAGIC or size > end:
+        raise DamagedError(f"{name} does not end as a pack does")
+    return _open_table(pack[end - size : end], name, sealer)
+
+
+def _open_table(sealed: bytearray | memoryview, name: str, sealer: Sealer) -> bytes:
     try:
         table = bytes(unseal(sealer, sealed, TABLE_ASSOCIATED))
         if table_size(memoryview(table)) != len(table):

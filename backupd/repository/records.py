@@ -84,6 +84,12 @@ def table_size(table: memoryview) -> int:
     return end
 
 
+def kinds_in(table: bytes) -> frozenset[int]:
+    """The kinds of the blobs in a table that is known to be sound."""
+    end = 4 + int.from_bytes(table[:4], "little") * RECORD.size
+    return frozenset(table[4 + RECORD.size - 4 : end : RECORD.size])
+
+
 def parse_table(table: memoryview, pack_size: int) -> Iterator[BlobRecord]:
     """The records of a table whose length `table_size` found. Raises `DamagedError`."""
     count = int.from_bytes(table[:4], "little")

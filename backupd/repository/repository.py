@@ -29,28 +29,42 @@ from backupd.repository.tombstones import Tombstone, decode_tombstone
 from backupd.targets.base import Target
 
 _MARKER_SECONDS = 24 * 3600.0
+# What a marker holds; a listing tells the two apart by their lengths.
+_FORGOTTEN = b"forgotten\n"
+_BY_HAND = b"forgotten by hand\n"
 _RELISTINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """A listed snapshot: where it is, its labels as amended, and the BLAKE3 of its object."""
+    """A listed snapshot: where it is, its labels as amended, and the BLAKE3 of its object.
+
+    `amendment` is the number of the amendment that its labels are from, 0 where there is none.
+    """
 
     name: SnapshotName
     record: SnapshotRecord
     snapshot_id: str
+    amendment: int = 0
+
+    def same_state(self, other: StoredSnapshot) -> bool:
+        """Whether both are one captured state, whatever number each has."""
+        mine, others = self.record, other.record
+        return (mine.time, mine.trees, mine.root) == (others.time, others.trees, others.root)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """All snapshots in version order, and those objects that could not be read, with why.
 
-    `highest` is the highest version number ever used, by model folder.
+    `highest` is the highest version number ever used, by model folder; `forgotten` are the
+    folders and versions that bear a marker.
     """
 
     snapshots: tuple[StoredSnapshot, ...]
     damaged: Mapping[str, str]
     highest: Mapping[str, int]
+    forgotten: frozenset[tuple[str, int]] = frozenset()
 
 
 class Repository:
@@ -127,7 +141,15 @@ class Repository:
 
     def list_snapshots(self, folder: str = "") -> Listing:
         """The snapshots of one model folder, or of all. A damaged one hides no other."""
-        prefix = layout.SNAPSHOTS + (folder + "/" if folder else "")
+        for _ in range(_RELISTINGS):
+            listing, moved = self._list_once(layout.SNAPSHOTS + (folder + "/" if folder else ""))
+            if not moved:
+                break
+        return listing
+
+    def _list_once(self, prefix: str) -> tuple[Listing, bool]:
+        """A listing, and whether a snapshot went that was not forgotten: it has a new number."""
+        moved = False
         found: dict[tuple[str, int], int] = {}
         forgotten: set[tuple[str, int]] = set()
         highest: dict[str, int] = {}
@@ -150,19 +172,24 @@ class Repository:
             try:
                 snapshots.append(self.read_snapshot(name, found[place]))
             except ObjectMissingError:
-                continue  # forgotten by another process since it was listed
+                # Most likely forgotten by another process since it was listed.
+                marker = SnapshotName(*place, forgotten=True).object_name()
+                moved = moved or self.target.stat(marker) is None
             except DamagedError as error:
                 damaged[name.object_name()] = error.message
-        return Listing(tuple(snapshots), damaged, highest)
+        return Listing(tuple(snapshots), damaged, highest, frozenset(forgotten)), moved
+
+    def listed_versions(self, folder: str) -> list[int]:
+        """The versions of a model folder that are listed, by their names alone."""
+        names = [parse_name(info.name) for info in self.target.list(f"{layout.SNAPSHOTS}{folder}/")]
+        forgotten = {name.version for name in names if name and name.forgotten}
+        return sorted({name.version for name in names if name and not name.amendment} - forgotten)
 
     def newest_snapshots(
         self, folder: str, note: Callable[[str], None]
     ) -> Iterator[StoredSnapshot]:
         """The snapshots of a model folder that can be read, newest first, read one by one."""
-        names = [parse_name(info.name) for info in self.target.list(f"{layout.SNAPSHOTS}{folder}/")]
-        forgotten = {name.version for name in names if name and name.forgotten}
-        versions = {name.version for name in names if name and not name.amendment}
-        for version in sorted(versions - forgotten, reverse=True):
+        for version in reversed(self.listed_versions(folder)):
             try:
                 yield self.read_snapshot(SnapshotName(folder, version))
             except ObjectMissingError:
@@ -192,7 +219,7 @@ class Repository:
                 record = amended(record, text, later, self.sealer)
             except DamagedError:
                 pass  # labels are lost, the snapshot is not; check names the object
-        return StoredSnapshot(name, record, blake3(stored).hexdigest())
+        return StoredSnapshot(name, record, blake3(stored).hexdigest(), amendment)
 
     def amend(self, snapshot: StoredSnapshot, labels: Mapping[str, str]) -> StoredSnapshot:
         """Give a snapshot all new labels."""
@@ -218,16 +245,18 @@ class Repository:
             break
         raise ObjectMissingError(f"{snapshot.name.object_name()} was forgotten meanwhile")
 
-    def forget(self, name: SnapshotName) -> None:
-        """Drop a snapshot from the listing; its number stays taken. Repeating it is no error."""
+    def forget(self, name: SnapshotName, *, by_hand: bool = False) -> None:
+        """Drop a snapshot from the listing; its number stays taken. Repeating it is no error.
+
+        `by_hand` says that a person dropped it: its marker is kept for good, so that no other
+        target gives it back. What a policy drops, the policy keeps from coming back.
+        """
         marker = SnapshotName(name.folder, name.version, forgotten=True)
         # The marker first: from here on it is not listed, and its number is not free.
-        self.target.put(marker.object_name(), [b"forgotten\n"])
+        self.target.put(marker.object_name(), [_BY_HAND if by_hand else _FORGOTTEN])
         place = f"{layout.SNAPSHOTS}{name.folder}/"
-        there = [
-            (found, i.modified) for i in self.target.list(place) if (found := parse_name(i.name))
-        ]
-        markers = {found.version: modified for found, modified in there if found.forgotten}
+        there = [(found, i) for i in self.target.list(place) if (found := parse_name(i.name))]
+        markers = {found.version: info for found, info in there if found.forgotten}
         # Also what an earlier run that was killed left standing under its marker: once the
         # marker is gone, that would be listed again, and prune may have taken its packs.
         for found, _ in there:
@@ -235,11 +264,12 @@ class Repository:
                 self.target.delete(found.object_name())
         highest = max((found.version for found, _ in there), default=0)
         # By the store's own clock, which has just dated the marker above.
-        now = max((modified for _, modified in there), default=0.0)
-        for version, modified in markers.items():
+        now = max((info.modified for _, info in there), default=0.0)
+        for version, info in markers.items():
             # Below the highest number only a writer that listed the folder before that was taken
             # could still take this one; none runs for so long between its listing and its put.
-            if version < highest and modified < now - _MARKER_SECONDS:
+            passing = info.size_bytes == len(_FORGOTTEN) and version < highest
+            if passing and info.modified < now - _MARKER_SECONDS:
                 self.target.delete(SnapshotName(name.folder, version, forgotten=True).object_name())
 
     # -- index --------------------------------------------------------------------------------

@@ -141,6 +141,13 @@ class Writer:
             self._there.add(pack_id)
         return pack_id in self._there
 
+    def may_take_over(self, pack_id: bytes) -> bool:
+        """Whether another repository's pack may be put here under its own name.
+
+        One that is due for deletion here may not: prune would take the copy with it.
+        """
+        return not self.index.avoids(pack_id)
+
     def is_on_its_way(self, blob_id: bytes) -> bool:
         """Whether a claimed blob is not put yet."""
         with self._lock:
@@ -199,15 +206,20 @@ class Writer:
 
     def _put(self, builder: PackBuilder) -> None:
         pack = builder.finish()
-        size = len(pack.data)
-        self.repository.target.put(pack_name(pack.pack_id), [pack.data], warm=builder.warm)
-        table = PackTable(pack.pack_id, size, pack.table)
-        self._there.add(pack.pack_id)
+        self.put_pack(pack.pack_id, pack.data, pack.table, warm=builder.warm)
+
+    def put_pack(self, pack_id: bytes, data: memoryview, table_bytes: bytes, *, warm: bool) -> None:
+        """Put a whole pack, made here or copied as it is; for a copy see `may_take_over`."""
+        size = len(data)
+        self.repository.target.put(pack_name(pack_id), [data], warm=warm)
+        table = PackTable(pack_id, size, table_bytes)
+        self._there.add(pack_id)
         self.index.add_fresh(table)
+        count = int.from_bytes(table_bytes[:4], "little")
         with self._lock:
             self.stored_bytes += size
-            for at in range(4, 4 + pack.count * RECORD.size, RECORD.size):
-                self._in_flight.discard(pack.table[at : at + ID_SIZE])
+            for at in range(4, 4 + count * RECORD.size, RECORD.size):
+                self._in_flight.discard(table_bytes[at : at + ID_SIZE])
             self._unflushed.append(table)
             due = (
                 self._hurried

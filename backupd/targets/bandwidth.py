@@ -50,6 +50,23 @@ class TokenBucket:
             self._sleep(start - now)
 
 
+class SharedLimit:
+    """One bucket for all who run at once under the same limit; safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rate = 0.0
+        self._bucket: TokenBucket | None = None
+
+    def of(self, bytes_per_second: float) -> TokenBucket | None:
+        """The bucket of that rate, None where it is 0, which is no limit."""
+        with self._lock:
+            if bytes_per_second != self._rate:
+                self._rate = bytes_per_second
+                self._bucket = TokenBucket(bytes_per_second) if bytes_per_second else None
+            return self._bucket
+
+
 class LimitedTarget(WrappedTarget):
     """`target`, whose puts draw from `bucket`; what is read is not limited.
 

@@ -100,11 +100,15 @@ def unchanged(model: str) -> SnapshotReport:
 @dataclass
 class Recorder:
     """Verbs that note their calls. `snapshot` may be replaced: it gets the model, the labels, the
-    progress and the stop event.
+    progress and the stop event. So may `copy`: it gets the model, the target and the stop event.
+    Targets in `silent` cannot be reached.
     """
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     snapshot: Callable[..., SnapshotReport] | None = None
+    copy: Callable[..., list[TargetResult]] | None = None
+    silent: set[str] = field(default_factory=set)
+    settings: Settings | None = None
     check_report: CheckReport | None = None
     extend_report: ExtendReport | None = None
     repair_report: RepairReport | None = None
@@ -116,6 +120,8 @@ class Recorder:
         return Verbs(
             open=self._open,
             take_snapshot=self._take_snapshot,
+            catch_up=self._catch_up,
+            answers=self._answers,
             forget=self._forget,
             prune=self._prune,
             check=self._check,
@@ -130,6 +136,7 @@ class Recorder:
 
     @contextmanager
     def _open(self, settings: Settings, **_: Any) -> Iterator[Any]:
+        self.settings = settings
         yield self
 
     def _take_snapshot(
@@ -139,15 +146,30 @@ class Recorder:
         *,
         labels: Mapping[str, str],
         metrics: Mapping[str, float],
+        copy: bool,
+        known_version: int,
         progress: Any,
         stop: threading.Event,
     ) -> SnapshotReport:
+        assert not copy, "the daemon copies by jobs of their own"
         self.calls.append(("snapshot", model.name, dict(labels), dict(metrics), model.schedule))
         if self.failure is not None:
             raise self.failure
         if self.snapshot is not None:
             return self.snapshot(model, labels, progress, stop)
         return good(model.name, self.count("snapshot", model.name))
+
+    def _catch_up(
+        self, installation: Any, model: ModelSettings, destination: str, **asked: Any
+    ) -> list[TargetResult]:
+        self.calls.append(("copy", model.name, destination, asked["newest"]))
+        if self.copy is not None:
+            return self.copy(model.name, destination, asked["stop"])
+        return [TargetResult(destination, asked["newest"], 900, model=model.name)]
+
+    def _answers(self, installation: Any, name: str) -> bool:
+        self.calls.append(("answers", name))
+        return name not in self.silent
 
     def _forget(self, installation: Any, *, dry_run: bool, now: float) -> ForgetReport:
         self.calls.append(("forget", now))

@@ -212,11 +212,6 @@ def test_a_watched_model_without_events_is_not_looked_at() -> None:
         (Watched(reliable=True, changed=False), RECORD, 500.0),
         (Watched(reliable=True, changed=False), replace(RECORD, error="left out: a"), 2000.0),
         (Watched(reliable=True, changed=False), replace(RECORD, failures=2), 2000.0),
-        (
-            Watched(reliable=True, changed=False),
-            replace(RECORD, targets={"nas": TargetRecord(error="away")}),
-            2000.0,
-        ),
     ],
 )
 def test_a_model_is_looked_at_where_something_may_be_missing(

@@ -253,34 +253,43 @@ def with_nas(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_a_target_that_is_away_is_tried_again_with_back_off_and_the_daemon_lives(
+def test_a_target_that_is_away_is_copied_to_with_back_off_and_the_daemon_lives(
     start: Start, tmp_path: Path
 ) -> None:
-    daemon = start(
-        lambda daemon: setattr(daemon.recorder, "snapshot", away(daemon.recorder)),
-        **with_nas(tmp_path),
-    )
+    def fails(model: str, target: str, stop: threading.Event) -> list[TargetResult]:
+        if target == "nas":
+            raise TargetUnreachableError("/mnt/nas is still absent")
+        return []
+
+    def prepare(daemon: Daemon) -> None:
+        daemon.recorder.snapshot = away(daemon.recorder)
+        daemon.recorder.copy = fails
+
+    daemon = start(prepare, **with_nas(tmp_path))
     found = daemon.settled()
     assert found["state"] == "partial"
-    assert "/mnt/nas is absent" in found["error"]
     by_name = {target["name"]: target for target in found["targets"]}
     assert by_name["disk"]["error"] == ""
     assert by_name["disk"]["last_good"] == NOW
-    assert "absent" in by_name["nas"]["error"]
-    runs = 1
-    for delay in (60, 120, 240):
-        assert daemon.settled()["next_run"] == daemon.clock.now + delay
+    assert by_name["nas"]["error"] == "/mnt/nas is absent"
+    assert (by_name["nas"]["state"], by_name["nas"]["owed"]) == ("failed", 1)
+    assert by_name["nas"]["failed_since"] == NOW
+    for tries, delay in enumerate((60, 120, 240), 1):
         daemon.later(delay - 1)
         time.sleep(0.1)
-        assert daemon.recorder.count("snapshot") == runs
+        assert daemon.recorder.count("copy", "llama", "nas") == tries - 1
         daemon.later(1)
-        runs += 1
-        eventually(lambda runs=runs: daemon.recorder.count("snapshot") == runs)
-        daemon.settled()
-    daemon.recorder.snapshot = None
+        eventually(lambda tries=tries: daemon.recorder.count("copy", "llama", "nas") == tries)
+        eventually(lambda tries=tries: daemon.of_model()["targets"][1]["failures"] == tries + 1)
+    nas = daemon.of_model()["targets"][1]
+    assert (nas["error"], nas["failed_since"]) == ("/mnt/nas is still absent", NOW)
+    assert daemon.recorder.count("snapshot") == 1
+    daemon.recorder.copy = None
     daemon.later(480)
-    eventually(lambda: daemon.of_model()["state"] == "ok")
-    assert daemon.of_model()["error"] == ""
+    eventually(lambda: daemon.of_model()["targets"][1]["state"] == "stored")
+    assert daemon.of_model()["state"] == "ok"
+    nas = daemon.of_model()["targets"][1]
+    assert (nas["owed"], nas["error"], nas["failed_since"]) == (0, "", None)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from backupd.cli.formatting import (
     utc_time,
 )
 from backupd.cli.opening import known_name, opened
+from backupd.cli.owed import owed_targets, sentence
 from backupd.cli.parameters import (
     mapping,
     pair,
@@ -100,7 +101,8 @@ def list_command(
     the target took for that. A ! marks a snapshot that lacks files which never held still
     while they were read; `backupd show` names them. CODE is the commit or revision of the
     code, with a + where the code differed from it. A target that cannot be reached is
-    named, and what the others hold is shown.
+    named, and what the others hold is shown. Where the newest snapshot of a model is still to
+    be copied to a target, that is said, and since when the target fails.
     """
     from backupd.operations.catalog import read_catalog
 
@@ -108,12 +110,14 @@ def list_command(
     with opened(app, repository, quickly=True) as installation:
         catalog = read_catalog(installation, model=model, host=host, targets=target or None)
         own_host = installation.settings.host
+        owed = [] if repository or target else owed_targets(installation.settings, catalog)
         _refuse_unknown_model(installation, catalog, model)
     found = [item.info for item in catalog.snapshots if _has_labels(item.info, wanted)]
     output.document(
         app,
         {
             "snapshots": [documents.snapshot(info) for info in found],
+            "owed": owed,
             "unreachable": [
                 {"target": name, **error_document(explain(error))}
                 for name, error in catalog.unreachable.items()
@@ -131,6 +135,9 @@ def list_command(
         output.say(app, "no snapshot can be read")
     else:
         output.say(app, "there is no snapshot yet; `backupd snapshot` takes one")
+    for entry in owed:
+        if entry["target"] not in catalog.unreachable:
+            output.note(app, printable(sentence(entry)))
     for error in catalog.unreachable.values():
         output.warn(app, f"not looked at: {error}")
     for name, problem in catalog.damaged.items():

@@ -272,6 +272,9 @@ def say_report(app: App, report: SnapshotReport) -> None:
                 f" {listing(info.incomplete)}",
             )
         say_findings(app, info.findings)
+    pending = [result.target for result in report.targets if result.pending]
+    if pending:
+        output.say(app, f"  the daemon copies it to {', '.join(pending)}")
     for result in report.targets:
         if result.error:
             output.warn(app, f"{report.model} is not on {result.target}: {printable(result.error)}")
@@ -280,7 +283,8 @@ def say_report(app: App, report: SnapshotReport) -> None:
 
 
 def _places(report: SnapshotReport) -> str:
-    return ", ".join(result.target for result in report.targets if not result.error) or "no target"
+    there = [r.target for r in report.targets if not r.error and not r.pending]
+    return ", ".join(dict.fromkeys(there)) or "no target"
 
 
 @command(

@@ -54,7 +54,17 @@ _UPKEEP_COLUMNS = (
 )
 # Fields of the daemon's answer that are seconds since the epoch.
 _TIMES = frozenset(
-    {"started", "now", "time", "snapshot_time", "last_run", "last_good", "next_run", "error_time"}
+    {
+        "started",
+        "now",
+        "time",
+        "snapshot_time",
+        "last_run",
+        "last_good",
+        "next_run",
+        "error_time",
+        "failed_since",
+    }
 )
 
 
@@ -78,7 +88,8 @@ def status_command(app: App) -> None:
 
     A model's state is running, pending, ok, new (no snapshot yet), partial (something is
     missing on a target), failed, stale (the newest is older than the schedule allows),
-    missing (its folder is) or unwatched (no daemon runs).
+    missing (its folder is) or unwatched (no daemon runs). LACKED BY names the targets that
+    the newest snapshot is still to be copied to, with how many they are owed.
     """
     from backupd.daemon import client
 
@@ -200,8 +211,12 @@ def _daemon_model(model: Mapping[str, Any]) -> dict[str, Any]:
     shown["targets"] = [
         {
             "target": target.get("name"),
+            "state": target.get("state"),
             "version": target.get("version") or None,
+            "owed": target.get("owed") or 0,
             "last_good": target.get("last_good"),
+            "failed_since": target.get("failed_since"),
+            "failures": target.get("failures") or 0,
             "error": target.get("error") or None,
         }
         for target in model.get("targets", ())
@@ -228,8 +243,14 @@ def _model_row(app: App, model: Mapping[str, Any]) -> tuple[str, ...]:
         ago(now - taken) if taken else "",
         until(following - now) if following else "",
         ",".join(on),
-        ",".join(t["target"] for t in model["targets"] if t["target"] not in on),
+        ",".join(_lacking(t) for t in model["targets"] if t["target"] not in on),
     )
+
+
+def _lacking(target: Mapping[str, Any]) -> str:
+    """A target that lacks the newest, and how many snapshots it is known to be owed."""
+    owed = target.get("owed") or 0
+    return f"{target['target']} ({owed})" if owed > 1 else str(target["target"])
 
 
 def _upkeep_row(app: App, job: Mapping[str, Any]) -> tuple[str, ...]:
@@ -246,7 +267,8 @@ def _upkeep_row(app: App, job: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _say_jobs(app: App, jobs: Sequence[Mapping[str, Any]]) -> None:
     for job in jobs:
-        parts = [f"\n{job.get('state')}: {job.get('job')} {job.get('name') or 'of all'}"]
+        to = f" to {job['target']}" if job.get("target") else ""
+        parts = [f"\n{job.get('state')}: {job.get('job')} {job.get('name') or 'of all'}{to}"]
         done, total = job.get("done_bytes") or 0, job.get("total_bytes") or 0
         if job.get("phase"):
             parts.append(str(job["phase"]))
@@ -264,9 +286,10 @@ def _warn(app: App, reply: Mapping[str, Any], models: Sequence[Mapping[str, Any]
             output.warn(app, f"{model['model']}: {printable(model['error'])}")
         for target in model["targets"]:
             if target.get("error") and target["error"] != model.get("error"):
-                output.warn(
-                    app, f"{model['model']} on {target['target']}: {printable(target['error'])}"
-                )
+                since = target.get("failed_since")
+                failing = f"failing since {ago(app.clock() - since)}: " if since else ""
+                where = f"{model['model']} on {target['target']}"
+                output.warn(app, f"{where}: {failing}{printable(target['error'])}")
         watch = model.get("watch") or {}
         if watch.get("why"):
             output.note(app, f"{model['model']}: {printable(str(watch['why']))}")
