@@ -27,7 +27,8 @@ UNKNOWN = "unknown"
 UNSCANNED = "unscanned"
 
 HEAD_BYTES = 16
-_PICKLE = re.compile(rb"\x80[\x00-\x05]")
+# From protocol 2 on a pickle begins with its number; an older one often with a name to import.
+_PICKLE = re.compile(rb"\x80[\x00-\x05]|\(?c[A-Za-z_][\w.]*\n")
 _PICKLE_NAME = re.compile(
     rb"\.(?:pkl|pickle|p|joblib|dill|pt|pth|ckpt|bin|dat|data|npy|npz)(?:\.(?:gz|bz2|xz|z))?\Z"
 )

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.cli import output
 from backupd.cli.app import App
-from backupd.cli.formatting import count, printable
+from backupd.cli.formatting import Column, count, printable
 
 if TYPE_CHECKING:
+    from backupd.operations.diff_code import CodeDiff
     from backupd.operations.reports import SnapshotInfo
     from backupd.operations.restore_code import CodeReport
     from backupd.repository.danger import Danger
 
 _SHORT = 9
 _SHOWN = 20
+_MOST_LINES = 400
+_PACKAGE_COLUMNS = (
+    Column("PACKAGE"),
+    Column("FROM", shrink=10, wrap=True),
+    Column("TO", shrink=10, wrap=True),
+)
 
 
 def short_commit(code: Mapping[str, Any]) -> str:
@@ -91,3 +98,34 @@ def say_code_report(app: App, report: CodeReport, place: str) -> None:
         output.note(app, printable(note))
     for path, reason in report.failed.items():
         output.warn(app, f"not given: {printable(path)}: {printable(reason)}")
+
+
+def say_source(app: App, diff: CodeDiff, most: int | None) -> None:
+    """How the code differs: packages by version, files as a unified diff."""
+    if diff.note:
+        output.note(app, f"code: {diff.note}")
+    if diff.packages:
+        output.result(app, f"\n{count(len(diff.packages), 'package')} of the code's environment")
+        rows = [
+            (printable(one.name), printable(one.old), printable(one.new))
+            for one in diff.packages[:most]
+        ]
+        output.table(app, _PACKAGE_COLUMNS, rows)
+        _say_more(app, len(diff.packages), most, "package")
+    if diff.files:
+        output.result(app, f"\n{count(len(diff.files), 'file')} of the code")
+    lines = 0
+    for number, change in enumerate(diff.files):
+        if most is not None and number and (number >= most or lines > _MOST_LINES):
+            _say_more(app, len(diff.files), number, "file")
+            break
+        if not change.patch:
+            output.result(app, f"{change.change} {printable(change.path)}")
+        for line in change.patch.splitlines():
+            output.result(app, "\t".join(map(printable, line.split("\t"))))
+            lines += 1
+
+
+def _say_more(app: App, total: int, most: int | None, noun: str) -> None:
+    if most is not None and total > most:
+        output.say(app, f"and {count(total - most, f'more {noun}')}, which -v shows")

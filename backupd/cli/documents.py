@@ -10,6 +10,7 @@ import base64
 import math
 from typing import TYPE_CHECKING, Any
 
+from backupd.cli.documents_code import source_changes
 from backupd.cli.formatting import utc_time
 
 if TYPE_CHECKING:
@@ -292,6 +293,7 @@ def diff_report(report: DiffReport, limit: int | None) -> Document:
                 ("code", report.code),
             )
         },
+        "source": source_changes(report.source, limit),
         "configs": [config_change(change) for change in report.configs],
         "failed": [
             {"path": text(path), "reason": reason} for path, reason in report.failed.items()

@@ -1,23 +1,44 @@
-"""The JSON form of what became of a snapshot's code; see `documents`."""
+"""The JSON form of what is told of a snapshot's code; see `documents`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from backupd.cli.documents import Document, text
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from backupd.operations.diff_code import CodeDiff
     from backupd.operations.restore_code import CodeReport
+
+Document = dict[str, Any]
 
 
 def code_report(report: CodeReport, place: str) -> Document:
     """What became of a snapshot's code."""
     return {
-        "to": text(place),
+        "to": _word(place),
         "source": report.source or None,
         "restored_files": report.restored_files,
         "failed": [
-            {"path": text(path), "reason": reason} for path, reason in report.failed.items()
+            {"path": _word(path), "reason": reason} for path, reason in report.failed.items()
         ],
         "notes": list(report.notes),
     }
+
+
+def source_changes(diff: CodeDiff, limit: int | None) -> Document:
+    """How the code that two snapshots keep differs."""
+    return {
+        "files": [
+            {"change": change.change, "path": change.path, "diff": _word(change.patch) or None}
+            for change in diff.files[:limit]
+        ],
+        "packages": [
+            {"name": _word(one.name), "old": one.old or None, "new": one.new or None}
+            for one in diff.packages[:limit]
+        ],
+        "note": diff.note or None,
+    }
+
+
+def _word(text: str) -> str:
+    """Text that JSON can carry."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

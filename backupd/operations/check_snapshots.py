@@ -54,16 +54,17 @@ class _Walk:
         """One snapshot and all it needs."""
         name = f"{snapshot.record.model}@v{snapshot.record.version}"
         whole = True
-        for tree in snapshot.record.trees:
+        record = snapshot.record
+        for number, tree in enumerate(record.all_trees):
             if tree not in self._whole_trees:
-                if self._tree(tree, snapshot, name):
+                if self._tree(tree, snapshot, name, of_model=number < len(record.trees)):
                     self._whole_trees.add(tree)
                 else:
                     whole = False
         if whole:
             self._found.sound.add(snapshot.name.object_name())
 
-    def _tree(self, tree: bytes, snapshot: StoredSnapshot, name: str) -> bool:
+    def _tree(self, tree: bytes, snapshot: StoredSnapshot, name: str, *, of_model: bool) -> bool:
         """One tree blob and all it names; whether nothing is wrong with any of it."""
         found = self._found
         if not found.needs(tree, name, _THE_LIST, kind=BlobKind.TREE):
@@ -74,16 +75,31 @@ class _Walk:
             found.blame(tree, error.message, name, _THE_LIST)
             found.fault(tree, kind=BlobKind.TREE)
             return False
-        hurt = sum(not self._entry(entry, tree, snapshot, name) for entry in entries)
+        hurt = sum(
+            not self._entry(entry, tree, snapshot, name, of_model=of_model) for entry in entries
+        )
         return not hurt
 
-    def _entry(self, entry: TreeEntry, tree: bytes, snapshot: StoredSnapshot, name: str) -> bool:
+    def _entry(
+        self,
+        entry: TreeEntry,
+        tree: bytes,
+        snapshot: StoredSnapshot,
+        name: str,
+        *,
+        of_model: bool,
+    ) -> bool:
         if entry.type is not FileType.FILE:
             return True
         found = self._found
-        path = shown(entry.path)
+        path = shown(entry.path) if of_model else f"{shown(entry.path)} (of the code)"
         record, chunk_list = snapshot.record, entry.chunk_list
-        file = Place(record, entry.path, 0, entry.metadata.size_bytes, entry.extents)
+        # What is kept of the code lies in no model's folder.
+        file = (
+            Place(record, entry.path, 0, entry.metadata.size_bytes, entry.extents)
+            if of_model
+            else None
+        )
         if chunk_list and not found.needs(
             chunk_list, name, path, kind=BlobKind.CHUNK_LIST, place=file
         ):
@@ -93,7 +109,7 @@ class _Walk:
             whole = found.needs(entry.layout, name, path, kind=BlobKind.LAYOUT, place=file)
         try:
             for ref, offset in placed_chunks(entry, chunks_of(self._reader, entry)):
-                place = Place(record, entry.path, offset, ref.size_bytes)
+                place = Place(record, entry.path, offset, ref.size_bytes) if of_model else None
                 there = found.needs(ref.blob_id, name, path, kind=BlobKind.DATA, place=place)
                 whole = there and whole
         except DamagedError as error:

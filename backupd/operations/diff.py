@@ -15,8 +15,9 @@ from backupd.capture.containers import identify
 from backupd.capture.containers.regions import TensorRegion
 from backupd.capture.containers.stored import decode_layout
 from backupd.capture.folders import name_of, parent_of, shown
-from backupd.errors import BackupdError, TargetUnreachableError
+from backupd.errors import BackupdError, DamagedError, TargetUnreachableError
 from backupd.operations.catalog import ResolvedSnapshot
+from backupd.operations.diff_code import CodeDiff, code_facts, compare_code
 from backupd.operations.diff_configs import ConfigChange, compare_configs
 from backupd.operations.diff_files import (
     FileComparison,
@@ -37,6 +38,7 @@ from backupd.operations.diff_tensors import (
 )
 from backupd.operations.progress import NoProgress, Progress
 from backupd.repository.reader import BlobFinder, BlobReader
+from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree import TreeEntry
 from backupd.repository.tree_codec import decode_values
 
@@ -82,7 +84,8 @@ def diff(
         layers=tuple(sorted(run.layers(), key=_by_change)),
         labels=_differences(old.info.labels, new.info.labels),
         metrics=_differences(old.info.metrics, new.info.metrics),
-        code=_differences(records[0].code, records[1].code),
+        code=_differences(code_facts(records[0].code), code_facts(records[1].code)),
+        source=_compare_code(records, sides, run.failed),
         configs=configs,
         failed=run.failed,
     )
@@ -106,6 +109,18 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     }
+
+
+def _compare_code(
+    records: tuple[SnapshotRecord, SnapshotRecord],
+    sides: tuple[_Side, _Side],
+    failed: dict[str, str],
+) -> CodeDiff:
+    try:
+        return compare_code(records, (sides[0].reader, sides[1].reader))
+    except DamagedError as error:
+        failed["(the code)"] = error.message
+        return CodeDiff()
 
 
 def _by_change(item: TensorChange | LayerChange) -> tuple[float, float, str]:

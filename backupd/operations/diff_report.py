@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from backupd.operations.diff_code import CodeDiff
 from backupd.operations.diff_configs import ConfigChange
 from backupd.operations.diff_files import FileChange
 from backupd.operations.diff_numbers import Figures
@@ -54,7 +55,8 @@ class DiffReport:
     `files` are in path order; `tensors` and `layers` by mean change, the largest first. Tensors
     of files that are the same are not looked at; `unchanged_tensors` counts those of the others.
     `labels`, `metrics` and `code` give old and new value of what differs, None for none.
-    `configs` are configuration files whose settings differ.
+    `configs` are configuration files whose settings differ; `source` is how what is kept of the
+    code differs.
     `failed` says by path what could not be compared, and why.
     """
 
@@ -69,4 +71,5 @@ class DiffReport:
     metrics: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     code: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     configs: tuple[ConfigChange, ...] = ()
+    source: CodeDiff = field(default_factory=CodeDiff)
     failed: Mapping[str, str] = field(default_factory=dict)

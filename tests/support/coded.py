@@ -34,10 +34,12 @@ class Coded:
         )
         return replace(self.world.settings, models={MODEL: model})
 
-    def open(self, git: str = "record", **options: object) -> Installation:
+    def open(
+        self, git: str = "record", *, path: str = "/usr/local/bin:/usr/bin:/bin", **options: object
+    ) -> Installation:
         return Installation(
             self.settings(git, **options),
-            environment={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
+            environment={"PATH": path, "HOME": "/nonexistent"},
             clock=self.world.clock,
         )
 

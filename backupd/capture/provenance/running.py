@@ -149,8 +149,7 @@ class Programs:
             if process.returncode:
                 said.seek(0)
                 text = said.read(_SAID_BYTES).decode("utf-8", "replace").strip()
-                why = "; ".join(text.splitlines()[-_SAID_LINES:])
-                why = why or f"it ended with {process.returncode}"
+                why = _why(text) or f"it ended with {process.returncode}"
                 raise ProgramError(f"{_named(arguments)}: {_printable(why)}", process.returncode)
 
     def _start(
@@ -196,6 +195,13 @@ def _named(arguments: Sequence[str | bytes]) -> str:
     name = os.path.basename(words[0])
     told = next((word for word in words[1:] if word[:1].isalpha()), "")
     return f"{name} {told}".strip()
+
+
+def _why(text: str) -> str:
+    """What a program said of its failure: the lines that say so by their beginning, else the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "svn: E"))]
+    return "; ".join((marked or lines[-_SAID_LINES:])[:_SAID_LINES])
 
 
 def _printable(text: str) -> str:

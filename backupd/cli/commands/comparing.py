@@ -11,6 +11,7 @@ import click
 from backupd import errors
 from backupd.cli import completion, documents, output
 from backupd.cli.app import App
+from backupd.cli.code import say_source
 from backupd.cli.command import command
 from backupd.cli.formatting import Column, count, local_time, printable, size
 from backupd.cli.opening import opened
@@ -111,7 +112,8 @@ def diff_command(
     CHANGED is the share of its elements that differ, MEAN and LARGEST the absolute change,
     COSINE that of old and new. Of quantised and unknown types only the share of bytes is
     told. Layers are tensors together, up to the first number in their names. Of configuration
-    files (JSON, YAML, TOML) the settings that differ are shown. --json leaves nothing out
+    files (JSON, YAML, TOML) the settings that differ are shown. Of code that both snapshots
+    keep the packages and a unified diff of the source are shown. --json leaves nothing out
     unless --limit is given.
 
     `backupd help snapshots` tells how a SNAPSHOT is named.
@@ -139,6 +141,7 @@ def diff_command(
             _say_metrics(app, report)
             _say_files(app, report, most)
             _say_configs(app, report, most)
+            say_source(app, report.source, most)
         if not only_files:
             _say_tensors(app, report, most)
     for path, why in report.failed.items():
