@@ -198,7 +198,7 @@ def _named(arguments: Sequence[str | bytes]) -> str:
 
 
 def _why(text: str) -> str:
-    """What a program said of its failure: the lines that say so by their beginning, else the last."""
+    """What a program said of its failure: the lines that say so themselves, else the last ones."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "svn: E"))]
     return "; ".join((marked or lines[-_SAID_LINES:])[:_SAID_LINES])
