@@ -50,7 +50,7 @@ COMMANDS = {
     "check": _lazy("checking", "check_command", "Verify what is stored.", _TRUST),
     "repair": _lazy("mending", "repair_command", "Mend what is damaged.", _TRUST),
     "drill": _lazy("mending", "drill_command", "Restore for practice.", _TRUST),
-    "sync": _lazy("checking", "sync_command", "Bring targets up to date.", _TRUST),
+    "sync": _lazy("syncing", "sync_command", "Bring targets up to date.", _TRUST),
     "key": _lazy("keys", "key_group", "Export, add and remove keys.", _TRUST),
     "status": _lazy("status", "status_command", "Show the daemon and the models.", _MACHINE),
     "config": _lazy("configuration", "config_group", "Check the configuration.", _MACHINE),

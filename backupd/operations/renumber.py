@@ -33,12 +33,6 @@ class Renumbered:
     before: int
     now: int
 
-    def __str__(self) -> str:
-        return (
-            f"{self.model}@v{self.before} on {self.target} is now {self.model}@v{self.now}: "
-            f"another target holds an earlier snapshot under that number, and both are kept"
-        )
-
 
 def renumber(clash: Clash, giver: Side, receiver: Side, free: Callable[[], int]) -> Renumbered:
     """Give the later snapshot of a clash another number on the target that holds it.

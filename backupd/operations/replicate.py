@@ -33,6 +33,7 @@ _PARALLEL_FAR = 4
 class OwedSnapshot:
     """One line of a dry run: a snapshot that would be copied, and what that would bring over."""
 
+    host: str
     model: str
     version: int
     time: float
@@ -91,8 +92,12 @@ def plan_replication(
     plan = _planned(installation, source, destination, models, progress, dry_run=True)
     copier = _copier(installation, source, destination, progress, None)
     return [
-        OwedSnapshot(snapshot.record.model, snapshot.record.version, snapshot.record.time, size)
-        for snapshot, size in zip(plan.snapshots, copier.missing_bytes(plan.snapshots), strict=True)
+        OwedSnapshot(record.host, record.model, record.version, record.time, size)
+        for record, size in zip(
+            (snapshot.record for snapshot in plan.snapshots),
+            copier.missing_bytes(plan.snapshots),
+            strict=True,
+        )
     ]
 
 
@@ -195,7 +200,6 @@ def _planned(
                 progress.note(error.message)
                 continue
             plan.renumbered.append(done)
-            progress.note(str(done))
             mine, theirs = giver.list_snapshots(folder), receiver.list_snapshots(folder)
         keeps = _keeps(installation, folder, receiver)
         plan.snapshots += owed(mine, theirs, keeps)

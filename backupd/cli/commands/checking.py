@@ -1,27 +1,25 @@
-"""`check` and `sync`: is all of it there, and is all of it everywhere."""
+"""`check`: is all of it there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from backupd import errors
-from backupd.cli import completion, documents, output
+from backupd.cli import documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
 from backupd.cli.errors import error_document, explain
 from backupd.cli.formatting import count, listing, printable, size
-from backupd.cli.opening import chosen_models, chosen_targets, known_name, opened
+from backupd.cli.opening import chosen_targets, opened
 from backupd.cli.parameters import percent, repository_option, target_option
 from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from backupd.config.settings import ModelSettings
-    from backupd.operations.reports import CheckReport, Finding, TargetResult
+    from backupd.operations.reports import CheckReport, Finding
 
 _SHOWN = 20
 
@@ -126,124 +124,3 @@ def _say_finding(app: App, finding: Finding) -> None:
         output.result(app, f"    hurts {listing(finding.snapshots, 8)}")
     if finding.files:
         output.result(app, f"    in {listing(finding.files, 8)}")
-
-
-@command(
-    "sync",
-    exits=(
-        errors.EXIT_FAILED,
-        errors.EXIT_PARTIAL,
-        errors.EXIT_NOT_FOUND,
-        errors.EXIT_TARGET,
-        errors.EXIT_KEY,
-        errors.EXIT_DAMAGED,
-    ),
-    examples=(
-        ("backupd sync", "every target gets what it lacks of its models"),
-        ("backupd sync --to nas", "the NAS, when it is back"),
-        ("backupd sync llama-ft --from disk --to s3", "one model, from here to there"),
-    ),
-)
-@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.complete_models)
-@target_option(
-    "Copy from this target; without it, from each that is reachable.",
-    name="--from",
-    variable="source",
-)
-@target_option("Copy to this target; without it, to each.", name="--to", variable="destination")
-@click.pass_obj
-def sync_command(app: App, models: tuple[str, ...], source: str, destination: str) -> int:
-    """Bring targets up to date with each other.
-
-    Snapshots that a target lacks are copied as they are stored, without being opened. Where
-    two targets hold different snapshots under one version, both are kept: the later one
-    takes the next free number, and that is said.
-    """
-    from backupd.operations.replicate import replicate
-
-    answers: list[dict[str, Any]] = []
-    codes: list[int] = []
-    with opened(app) as installation, stop_on_signal() as stop:
-        chosen = chosen_models(installation.settings, models)
-        known = installation.settings.targets
-        sources = [known_name(source, known, "target")] if source else list(known)
-        destinations = [known_name(destination, known, "target")] if destination else list(known)
-        pairs = [
-            (giver, taker)
-            for taker in destinations
-            for giver in sources
-            if giver != taker and _shared(chosen, giver, taker)
-        ]
-        if not pairs:
-            raise errors.UsageError(
-                "there is nothing to copy between",
-                hint="a model must name both targets, and the two must differ",
-            )
-        away: dict[str, errors.BackupdError] = {}
-        installation.repositories({name for pair in pairs for name in pair}, failed=away)
-        for name in (source, destination):
-            if name in away:
-                raise away[name]
-        for error in away.values():
-            output.warn(app, f"left out: {error}")
-            codes.append(error.exit_code)
-        for giver, taker in pairs:
-            if giver in away or taker in away:
-                unreached = away.get(taker) or away[giver]
-                answers.append({"from": giver, "to": taker, **error_document(explain(unreached))})
-                continue
-            try:
-                with shown_progress(app) as progress:
-                    results = replicate(
-                        installation,
-                        giver,
-                        taker,
-                        models=_shared(chosen, giver, taker),
-                        progress=progress,
-                        stop=stop,
-                    )
-            except errors.StoppedError:
-                raise
-            except errors.BackupdError as error:
-                if len(pairs) == 1:
-                    raise
-                output.warn(app, f"{giver} to {taker}: {error}")
-                answers.append({"from": giver, "to": taker, **error_document(explain(error))})
-                codes.append(error.exit_code)
-                continue
-            answers.append(_sync_document(giver, taker, results))
-            failed = [result for result in results if result.error]
-            codes.append(errors.EXIT_PARTIAL if failed else errors.EXIT_DONE)
-            _say_sync(app, giver, taker, results)
-    output.document(app, {"copies": answers})
-    return combined(codes)
-
-
-def _shared(models: Sequence[ModelSettings], source: str, destination: str) -> list[str]:
-    """The models that the configuration gives to both targets."""
-    return [
-        model.name for model in models if source in model.targets and destination in model.targets
-    ]
-
-
-def _sync_document(source: str, destination: str, results: list[TargetResult]) -> dict[str, Any]:
-    return {
-        "from": source,
-        "to": destination,
-        "snapshots": [documents.target_result(result) for result in results],
-        "error": None,
-    }
-
-
-def _say_sync(app: App, source: str, destination: str, results: list[TargetResult]) -> None:
-    copied = [result for result in results if not result.error]
-    if not results:
-        output.say(app, f"{source} to {destination}: nothing was missing")
-        return
-    stored = sum(result.stored_bytes for result in copied)
-    output.say(
-        app, f"{source} to {destination}: copied {count(len(copied), 'snapshot')}, {size(stored)}"
-    )
-    for result in results:
-        if result.error:
-            output.warn(app, f"v{result.version} on {destination}: {printable(result.error)}")
