@@ -16,7 +16,7 @@ XATTRS_LIMIT_BYTES = 1 << 20
 """Names and values kept per path. The kernel allows 64 KiB of names and 64 KiB for each value
 (XATTR_LIST_MAX, XATTR_SIZE_MAX in linux/limits.h), which for one file could come to 600 MB."""
 
-_TICK_NS = 20_000_000
+TICK_NS = 20_000_000
 _COARSE_NS = 2_000_000_000
 
 _NO_XATTRS: dict[bytes, bytes] = {}
@@ -30,7 +30,7 @@ def settled_ctime_ns(found: os.stat_result, now_ns: int) -> int:
     one seen would look unchanged to the next scan, so such a file is to be read once more then.
     The same as git's "racy" index entries (Documentation/technical/racy-git.txt).
     """
-    resolution = _COARSE_NS if found.st_ctime_ns % 1_000_000_000 == 0 else _TICK_NS
+    resolution = _COARSE_NS if found.st_ctime_ns % 1_000_000_000 == 0 else TICK_NS
     return found.st_ctime_ns if now_ns - found.st_ctime_ns > resolution else 0
 
 

@@ -11,6 +11,7 @@ import stat
 from types import TracebackType
 
 from backupd.capture.folders import name_of
+from backupd.capture.freeze import Freezer
 from backupd.capture.scan import LeftOutError, Scan, Scanned, SkipKind, Skipped
 from backupd.repository.tree import Metadata
 
@@ -31,7 +32,7 @@ class CaptureFile:
     Reads of separate places may come from several threads.
     """
 
-    __slots__ = ("_evict", "fd", "path", "stat")
+    __slots__ = ("_evict", "_freezer", "_source", "fd", "path", "stat")
 
     def __init__(self, fd: int, path: bytes, found: os.stat_result) -> None:
         """Take over `fd`, which is closed with this object."""
@@ -39,6 +40,8 @@ class CaptureFile:
         self.path = path
         self.stat = found
         self._evict = False
+        self._source = -1
+        self._freezer: Freezer | None = None
         if found.st_size >= _LARGE_BYTES:
             self._evict = not _is_cached(fd, found.st_size)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -56,9 +59,23 @@ class CaptureFile:
 
     def close(self) -> None:
         """Close the file; once only has an effect."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        for fd in (self.fd, self._source):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._source = -1
+        if self._freezer is not None:
+            self._freezer.release()
+            self._freezer = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a clone is read."""
+        return self._freezer is not None
+
+    @property
+    def attributes_fd(self) -> int:
+        """The descriptor of the file itself, which has attributes that a clone has not."""
+        return self._source if self._source >= 0 else self.fd
 
     def extents(self) -> tuple[tuple[int, int], ...]:
         """Where data lies, as (offset, length) in bytes, ascending; `()` where there are no holes.
@@ -112,11 +129,28 @@ class CaptureFile:
             raise LeftOutError(_unreadable(self.path, error)) from None
         return done
 
+    def freeze(self, freezer: Freezer) -> None:
+        """Read from a clone from here on, where the filesystem can make one.
+
+        The clone is taken only where the file is, right after it was made, what `stat` says.
+        """
+        copy = freezer.clone(self.fd)
+        if copy is None:
+            return
+        if not self.unchanged():
+            os.close(copy)
+            freezer.release()
+            return
+        self.fd, self._source, self._freezer = copy, self.fd, freezer
+
     def unchanged(self) -> bool:
         """Whether size, mtime and ctime are still those of before the first read.
 
-        To be asked after the last read; only then is what was read one state of the file.
+        To be asked after the last read; only then is what was read one state of the file. A
+        clone never changes.
         """
+        if self._freezer is not None:
+            return True
         now = os.fstat(self.fd)
         before = self.stat
         return (

@@ -50,6 +50,8 @@ class SkipKind(enum.Enum):
     """Wanted, but the system refuses to read it: the snapshot is without it."""
     CHANGING = "changing"
     """Wanted, but it never held still while it was read."""
+    TORN = "torn"
+    """Wanted, but it is not written to its end: the snapshot has an earlier state, or none."""
     ATTRIBUTES = "attributes"
     """Kept, but without some of its extended attributes."""
     SECRET = "secret"  # noqa: S105 - the name of a kind
@@ -66,7 +68,7 @@ class Skipped(NamedTuple):
     @property
     def missing(self) -> bool:
         """Whether the snapshot lacks something that was wanted (exit code 3)."""
-        return self.kind in (SkipKind.UNREADABLE, SkipKind.CHANGING)
+        return self.kind in (SkipKind.UNREADABLE, SkipKind.CHANGING, SkipKind.TORN)
 
     def __str__(self) -> str:
         return f"{shown(self.path)}: {self.reason}"

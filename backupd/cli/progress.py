@@ -29,6 +29,7 @@ LINE_EVERY_SECONDS = 15.0
 
 _PHASES = {
     "scan": "scanning",
+    "settle": "waiting for the model to settle",
     "store": "storing",
     "restore": "restoring",
     "check": "checking",

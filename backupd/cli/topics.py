@@ -89,7 +89,7 @@ ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
 
 SNAPSHOT has name, id, host, model, version, time, root, parent, labels,
 metrics, file_count, size_bytes, added_bytes, stored_bytes, duration_seconds,
-incomplete, skipped and targets.
+incomplete, skipped, targets, step and epoch.
 
 An error is a document too, beside its words on standard error:
 

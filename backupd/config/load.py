@@ -287,6 +287,8 @@ class _Maker:
             roles={role: tuple(patterns) for role, patterns in section.roles if patterns},
             include_secrets=section.include_secrets,
             code=self.code(name, section.code),
+            settle_seconds=section.settle.total_seconds(),
+            settle_max_seconds=section.settle_max.total_seconds(),
             file=self.document.file,
             line=self.document.line(("models", name)),
         )

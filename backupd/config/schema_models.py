@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -191,8 +192,27 @@ class ModelSection(Section):
         description="The source code of the model, which is recorded with each snapshot.",
         examples=["{path: /home/ml/chat, git: record}"],
     )
+    settle: Duration = Field(
+        timedelta(seconds=30),
+        description="How long the checkpoint files of the folder must have been still before a"
+        " scheduled snapshot reads them. Logs and other files hold nothing up.",
+        examples=["30s"],
+    )
+    settle_max: Duration = Field(
+        timedelta(hours=1),
+        description="After so long a wait what is whole is taken, and what is not is named.",
+        examples=["1h"],
+    )
     targets: dict[str, Policies] = Field(
         description="Where the snapshots go: each target with the policy, or the list of"
         " policies, that thins them there.",
         examples=["{disk: working, s3: archive}"],
     )
+
+    @model_validator(mode="after")
+    def _settles(self) -> ModelSection:
+        if self.settle_max < self.settle:
+            raise ValueError(
+                "has a settle_max that is shorter than settle; raise settle_max, or lower settle"
+            )
+        return self

@@ -112,6 +112,8 @@ class ModelSettings:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     include_secrets: bool = False
     code: CodeSettings | None = None
+    settle_seconds: float = 30.0
+    settle_max_seconds: float = 3600.0
     file: str = ""
     line: int = 0
 

@@ -5,6 +5,7 @@ Requests come from whoever may open the socket, so every part of them is checked
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,7 @@ class Answers:
             raise UsageError(
                 f"there is no scheme {scheme!r}", hint=f"the schemes are {', '.join(SCHEMES)}"
             )
+        step, epoch = _step(request), _epoch(request)
         for name in wanted:
             if name not in configured:
                 from backupd.policy.nearest import nearest_names
@@ -78,6 +80,10 @@ class Answers:
                     labels=tuple(sorted(labels.items())),
                     metrics=tuple(sorted(metrics.items())),
                     scheme=scheme,
+                    step=step,
+                    epoch=epoch,
+                    asked=True,
+                    now=request.get("now") is True,
                     reason="asked for",
                 )
             )
@@ -150,3 +156,19 @@ def _numbers(request: Request, name: str) -> dict[str, float]:
     if isinstance(value, dict) and all(type(one) in (int, float) for one in value.values()):
         return {key: float(number) for key, number in value.items()}
     raise UsageError(f"{name} must map names to numbers")
+
+
+def _step(request: Request) -> int | None:
+    value = request.get("step")
+    if value is None or (type(value) is int and 0 <= value < 1 << 63):
+        return value
+    raise UsageError("step must be a whole number, not below 0")
+
+
+def _epoch(request: Request) -> float | None:
+    value = request.get("epoch")
+    if value is None:
+        return None
+    if type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    raise UsageError("epoch must be a number")

@@ -92,12 +92,16 @@ def snapshot(
     labels: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
     scheme: str = "",
+    step: int | None = None,
+    epoch: float | None = None,
+    now: bool = False,
     wait: bool = True,
     on_event: EventSink | None = None,
 ) -> list[SnapshotResult]:
     """Have the daemon take a snapshot of each model (all when none is named).
 
-    Without `wait` each result's state is `pending`. With it, `on_event` is given what goes on:
+    With `now` nothing that is being written is waited for. Without `wait` each result's state is
+    `pending`. With it, `on_event` is given what goes on:
     `{"event": "progress", "model", "state", "phase", "done_bytes", "total_bytes", "items"}` about
     once a second, and `{"event": "note", "model", "message"}`. Leaving early does not stop the
     job. Raises as `status` does.
@@ -108,6 +112,9 @@ def snapshot(
         "labels": dict(labels or {}),
         "metrics": dict(metrics or {}),
         "scheme": scheme,
+        "step": step,
+        "epoch": epoch,
+        "now": now,
         "wait": wait,
     }
     reply = ask(state_dir, request, on_event=on_event)

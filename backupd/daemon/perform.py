@@ -10,18 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backupd.config.settings import LimitsSettings, ModelSettings, Settings
-from backupd.daemon.copies import (
-    MAX_ERROR,
-    after_snapshot,
-    failing,
-    newest_version,
-)
+from backupd.config.settings import LimitsSettings, Settings
+from backupd.daemon.aftermath import after_run, missing_of
+from backupd.daemon.copies import MAX_ERROR, failing, newest_version
 from backupd.daemon.copy_job import bring_up_to_date, not_configured
 from backupd.daemon.pressure import PacedProgress, Pacer
-from backupd.daemon.queue import Job, Kind, Outcome, State
-from backupd.daemon.state import JobRecord, StateStore, failed, succeeded
+from backupd.daemon.queue import Job, Kind, Later, Outcome, State
+from backupd.daemon.state import StateStore, failed, succeeded
 from backupd.daemon.verbs import Verbs
+from backupd.daemon.waiting import rules_of
 from backupd.daemon.watcher import ModelWatch
 from backupd.errors import (
     EXIT_DAMAGED,
@@ -37,8 +34,8 @@ from backupd.operations.reports import (
     DrillReport,
     Finding,
     RepairReport,
-    SnapshotReport,
 )
+from backupd.operations.settle_plan import NotSettledError, Settling
 from backupd.targets.bandwidth import SharedLimit
 
 if TYPE_CHECKING:
@@ -75,8 +72,10 @@ class Performer:
         self._log = log
         self._since = clock()
         self._upload = SharedLimit()
+        # When a job that was put back was first begun, by its stop event, which lives as long.
+        self._waiting: dict[int, float] = {}
 
-    def __call__(self, job: Job, progress: Progress, stop: threading.Event) -> Outcome:
+    def __call__(self, job: Job, progress: Progress, stop: threading.Event) -> Outcome | Later:
         """See `queue.Perform`."""
         started = self._clock()
         progress = PacedProgress(progress, self._pacer_of(self._settings().limits), stop)
@@ -85,9 +84,16 @@ class Performer:
             what = {"model": job.name} | ({"target": job.target} if job.target else {})
         log = self._log.bind(job=str(job.kind), **what)
         watch = self._watch(job.name) if job.kind is Kind.SNAPSHOT else None
-        log.info(f"{job.kind} begins", reason=job.reason)
+        waiting_since = self._waiting.pop(id(stop), None)
+        if waiting_since is None:
+            log.info(f"{job.kind} begins", reason=job.reason)
         try:
-            outcome = self._do(job, progress, stop, started, log)
+            outcome = self._do(job, progress, stop, started, waiting_since, log)
+        except NotSettledError as error:
+            self._waiting[id(stop)] = started if waiting_since is None else waiting_since
+            if waiting_since is None:
+                log.info(f"waiting: {error.message}")
+            return Later(error.seconds, error.message)
         except StoppedError as error:
             outcome = Outcome(State.STOPPED, error.message, error.hint, EXIT_INTERRUPTED)
             seconds = round(self._clock() - started, 3)
@@ -111,13 +117,19 @@ class Performer:
         return self._pacer
 
     def _do(
-        self, job: Job, progress: Progress, stop: threading.Event, started: float, log: Log
+        self,
+        job: Job,
+        progress: Progress,
+        stop: threading.Event,
+        started: float,
+        waiting_since: float | None,
+        log: Log,
     ) -> Outcome:
         settings = self._settings()
         if stop.is_set():
             raise StoppedError("the daemon is stopping")
         if job.kind is Kind.SNAPSHOT:
-            return self._snapshot(settings, job, progress, stop, started, log)
+            return self._snapshot(settings, job, progress, stop, started, waiting_since, log)
         if job.kind is Kind.COPY:
             with self._open(settings) as installation:
                 return bring_up_to_date(
@@ -213,6 +225,7 @@ class Performer:
         progress: Progress,
         stop: threading.Event,
         started: float,
+        waiting_since: float | None,
         log: Log,
     ) -> Outcome:
         model = settings.models.get(job.name)
@@ -231,15 +244,22 @@ class Performer:
                 metrics=dict(job.metrics),
                 copy=False,
                 known_version=newest_version(self._store.get(job.key)),
+                step=job.step,
+                epoch=job.epoch,
+                settling=Settling(
+                    rules_of(job, model),
+                    since=started if waiting_since is None else waiting_since,
+                    wait_here=False,
+                ),
                 progress=progress,
                 stop=stop,
             )
         if report.retry and watch is not None:
             watch.mark()
-        missing = _missing(report)
+        missing = missing_of(report)
         self._store.change(
             job.key,
-            lambda record: _after(record, model, report, started=started, now=self._clock()),
+            lambda record: after_run(record, model, report, started=started, now=self._clock()),
         )
         told: dict[str, object] = {"duration_seconds": round(self._clock() - started, 3)}
         if report.snapshot is not None and not report.unchanged:
@@ -342,42 +362,3 @@ class Performer:
             self._store.save()
         except OSError as error:
             log.error(f"{self._store.path} cannot be written: {error.strerror}")
-
-
-def _missing(report: SnapshotReport) -> str:
-    """What keeps a snapshot from being whole everywhere, in words."""
-    parts = [f"{result.target}: {result.error}" for result in report.targets if result.error]
-    left_out = _left_out(report)
-    return "; ".join([*parts, left_out] if left_out else parts)
-
-
-def _left_out(report: SnapshotReport) -> str:
-    taken = report.snapshot if not report.unchanged else None
-    left_out = taken.incomplete if taken is not None else ()
-    if not left_out:
-        return ""
-    more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-    return f"left out: {', '.join(left_out[:3])}{more}"
-
-
-def _after(
-    record: JobRecord,
-    model: ModelSettings,
-    report: SnapshotReport,
-    *,
-    started: float,
-    now: float,
-) -> JobRecord:
-    """The record after a snapshot that took place. Targets that were away are copied to later."""
-    targets = after_snapshot(record.targets, model, report, started=started, now=now)
-    left_out = _left_out(report)
-    good = record.last_good
-    if left_out:
-        record = failed(record, started=started, now=now, error=left_out[:MAX_ERROR], retry=False)
-    else:
-        record = succeeded(record, started=started)
-    if any(target.error for target in targets.values()):
-        record = replace(record, last_good=good)
-    if report.snapshot is not None:
-        record = replace(record, snapshot=report.snapshot.name, snapshot_time=report.snapshot.time)
-    return replace(record, last_scan=started, targets=targets)

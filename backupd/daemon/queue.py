@@ -49,7 +49,9 @@ class Job:
     """What is asked for: `name` is a model's, a target's, or empty (forget takes all).
 
     `target` is where a copy goes, and empty for all else. `labels` and `metrics` are sorted
-    pairs; `scheme` is empty for the configured one. Why it runs is not part of what it is.
+    pairs; `scheme` is empty for the configured one; `step` and `epoch` are where the training
+    stands, if somebody said. `asked` tells a wish from a schedule, and with `now` it does not
+    wait. Why it runs is not part of what it is.
     """
 
     kind: Kind
@@ -58,6 +60,10 @@ class Job:
     metrics: tuple[tuple[str, float], ...] = ()
     scheme: str = ""
     target: str = ""
+    step: int | None = None
+    epoch: float | None = None
+    asked: bool = False
+    now: bool = False
     reason: str = field(default="", compare=False)
 
     @property
@@ -75,6 +81,14 @@ class Outcome:
     hint: str = ""
     exit_code: int = EXIT_DONE
     report: SnapshotReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The job cannot be done yet: it waits for `seconds` more, without a worker, for `reason`."""
+
+    seconds: float
+    reason: str
 
 
 class JobProgress:
@@ -109,7 +123,7 @@ class JobProgress:
     def note(self, message: str) -> None:
         """See `operations.progress.Progress`."""
         with self._lock:
-            if len(self._notes) < self._KEPT_NOTES:
+            if len(self._notes) < self._KEPT_NOTES and message not in self._notes[-1:]:
                 self._notes.append(message)
 
     def notes(self) -> tuple[str, ...]:
@@ -139,6 +153,7 @@ class Ticket:
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self.since = time.monotonic()  # in its state, CLOCK_MONOTONIC
+        self.not_before = 0.0  # CLOCK_MONOTONIC
 
     def end(self, outcome: Outcome) -> None:
         """Give the outcome to those who wait."""
@@ -147,7 +162,7 @@ class Ticket:
         self.ended.set()
 
 
-Perform = Callable[[Job, Progress, threading.Event], Outcome]
+Perform = Callable[[Job, Progress, threading.Event], Outcome | Later]
 
 
 class JobQueue:
@@ -265,22 +280,45 @@ class JobQueue:
                 )
             with self._wakeup:
                 del self._running[ticket.job.key]
+                if isinstance(outcome, Later):
+                    outcome = self._put_back(ticket, outcome) or _STOPPED
                 self._wakeup.notify_all()
+            if isinstance(outcome, Later):
+                continue
             ticket.end(outcome)
             self._on_end()
+
+    def _put_back(self, ticket: Ticket, later: Later) -> Later | None:
+        """Let a job wait; None where nothing waits any more."""
+        if self._stopping:
+            return None
+        ticket.progress.begin("settle")
+        ticket.progress.note(f"waiting: {later.reason}")
+        ticket.state = State.PENDING
+        ticket.since = time.monotonic()
+        ticket.not_before = ticket.since + later.seconds
+        self._pending.append(ticket)
+        return later
 
     def _take(self, takes: Callable[[Job], bool]) -> Ticket | None:
         """The first job of a lane whose key does not run yet; None when stopping."""
         with self._wakeup:
             while not self._stopping:
+                now = time.monotonic()
+                pause: float | None = None
                 for ticket in self._pending:
-                    if takes(ticket.job) and ticket.job.key not in self._running:
-                        self._pending.remove(ticket)
-                        self._running[ticket.job.key] = ticket
-                        ticket.state = State.RUNNING
-                        ticket.since = time.monotonic()
-                        return ticket
-                self._wakeup.wait()
+                    if not takes(ticket.job) or ticket.job.key in self._running:
+                        continue
+                    if ticket.not_before > now:
+                        left = ticket.not_before - now
+                        pause = left if pause is None else min(pause, left)
+                        continue
+                    self._pending.remove(ticket)
+                    self._running[ticket.job.key] = ticket
+                    ticket.state = State.RUNNING
+                    ticket.since = now
+                    return ticket
+                self._wakeup.wait(pause)
             return None
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backupd.operations.extend import ExtendReport
     from backupd.operations.installation import Installation
     from backupd.operations.reports import SnapshotInfo
+    from backupd.operations.settle_plan import Settling
     from backupd.targets.bandwidth import TokenBucket
 
 
@@ -53,6 +54,9 @@ class TakeSnapshot(Protocol):
         metrics: Mapping[str, float],
         copy: bool,
         known_version: int,
+        step: int | None,
+        epoch: float | None,
+        settling: Settling,
         progress: Progress,
         stop: threading.Event,
     ) -> SnapshotReport: ...

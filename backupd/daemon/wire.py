@@ -123,6 +123,7 @@ def encode_result(result: SnapshotResult) -> dict[str, Any]:
             "targets": [asdict(target) for target in report.targets],
             "notes": list(report.notes),
             "retry": report.retry,
+            "incomplete": list(report.incomplete),
         }
     return document
 
@@ -138,5 +139,6 @@ def decode_result(value: Mapping[str, Any]) -> SnapshotResult:
             targets=tuple(TargetResult(**target) for target in report["targets"]),
             notes=tuple(report["notes"]),
             retry=report["retry"],
+            incomplete=tuple(report.get("incomplete", ())),
         )
     return SnapshotResult(**{**value, "report": report})

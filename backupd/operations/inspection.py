@@ -55,9 +55,14 @@ class Inspection:
             return False
         if not self._looked_for_danger:
             self._look_again(item)
-        elif self._known and (found := self._known.get(shown(item.path))):
-            self._findings[item.path] = tuple(found)
+        else:
+            self.take_over(item.path)
         return True
+
+    def take_over(self, path: bytes) -> None:
+        """A file is kept as the previous snapshot has it."""
+        if self._known and (found := self._known.get(shown(path))):
+            self._findings[path] = tuple(found)
 
     def _look_again(self, item: Scanned) -> None:
         try:

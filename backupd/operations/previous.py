@@ -172,6 +172,7 @@ class Previous:
 
     def beside(self, scan: Scan) -> Iterator[tuple[Scanned | Skipped, PreviousEntry | None]]:
         """Each scanned path with the previous entry of that path, where there is one."""
+        self.lost_entries = False
         entries = self._entries()
         before = next(entries, None)
         for item in scan:

@@ -14,9 +14,10 @@ class SnapshotInfo:
     """One listed snapshot, without its tree. `time` is seconds since the epoch, UTC.
 
     `id` is the hex BLAKE3 of the stored snapshot object; `targets` names where it is listed.
-    `incomplete` names paths that were left out because they never held still. `step` and `epoch`
-    say how far the training was, None where nobody told. `code` is what docs/format.md says.
-    `findings` are files that may run code when they are loaded.
+    `incomplete` names paths that were left out, or kept as an earlier snapshot has them, because
+    they were not whole or never held still. `step` and `epoch` say how far the training was, None
+    where nobody told. `code` is what docs/format.md says. `findings` are files that may run code
+    when they are loaded.
     """
 
     id: str
@@ -71,7 +72,8 @@ class SnapshotReport:
     """The end of one `snapshot` of one model.
 
     Where nothing changed, `snapshot` is the one that is still the newest. `retry` says that
-    something beside the snapshot is to be tried again, such as a push of its code.
+    something beside the snapshot is to be tried again, such as a push of its code. `incomplete`
+    says what this run found and could not take.
     """
 
     model: str
@@ -80,13 +82,12 @@ class SnapshotReport:
     targets: tuple[TargetResult, ...]
     notes: tuple[str, ...] = ()
     retry: bool = False
+    incomplete: tuple[str, ...] = ()
 
     @property
     def partial(self) -> bool:
         """Whether something is missing: a file left out, a target not reached."""
-        taken = self.snapshot is not None and not self.unchanged
-        left_out = taken and self.snapshot is not None and bool(self.snapshot.incomplete)
-        return left_out or any(result.error for result in self.targets)
+        return bool(self.incomplete) or any(result.error for result in self.targets)
 
 
 @dataclass(frozen=True, slots=True)

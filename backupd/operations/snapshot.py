@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
 from backupd import __version__
-from backupd.capture.reading import open_for_capture, read_small
-from backupd.capture.scan import LeftOutError, Scan, Scanned, ScanOptions, SkipKind, Skipped
+from backupd.capture.freeze import Freezer
+from backupd.capture.scan import Scan, ScanOptions, SkipKind, Skipped
+from backupd.capture.settle import asked_rules
 from backupd.config.settings import LocalTarget, ModelSettings, NasTarget, S3Target
 from backupd.errors import BackupdError, DamagedError, StoppedError, TargetError
+from backupd.operations.capturing import Capture, MovedOnError
 from backupd.operations.catalog import info_of
 from backupd.operations.choosing import Choice
 from backupd.operations.code import code_notes, kept_code, settle_code
@@ -24,19 +27,18 @@ from backupd.operations.heads import read_head, was_cut_short
 from backupd.operations.inspection import Inspection
 from backupd.operations.installation import Installation
 from backupd.operations.measuring import Measuring
-from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
+from backupd.operations.previous import Previous
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotReport, TargetResult
+from backupd.operations.settle_plan import Plan, Settling
 from backupd.operations.tree_cache import TreeCache
-from backupd.operations.tree_sink import IDENTIFIED_BYTES, KeptFile, TreeSink
+from backupd.operations.tree_sink import TreeSink
 from backupd.repository.copying import StaleIndexError
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotRecord
-from backupd.repository.tree import FileType, TreeEntry
 
-# How often a file that changes while it is read is read again, and how long is waited before.
-_READINGS = 4
-_PAUSE_SECONDS = 0.25
+# How often a pass starts over since the trainer wrote or deleted what it was about to read.
+_MOST_MOVED = 2
 
 
 def take_snapshot(
@@ -47,6 +49,9 @@ def take_snapshot(
     metrics: Mapping[str, float] | None = None,
     copy: bool = True,
     known_version: int = 0,
+    step: int | None = None,
+    epoch: float | None = None,
+    settling: Settling | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> SnapshotReport:
@@ -54,8 +59,10 @@ def take_snapshot(
 
     Without `copy` the others are left to whoever called: the report names them as pending. With
     labels or metrics a snapshot is made even where nothing changed; its number is above
-    `known_version`. A target that fails is named in the report; the call raises only where no
-    target took the snapshot, where the model cannot be read at all, and `StoppedError`.
+    `known_version`. `settling` says how long to wait for checkpoint files that are being written;
+    without it as long as one who asks would. A target that fails is named in the report; the call
+    raises only where no target took the snapshot, where the model cannot be read at all,
+    `NotSettledError` and `StoppedError`.
     """
     progress = progress or NoProgress()
     stop = stop or threading.Event()
@@ -65,7 +72,16 @@ def take_snapshot(
         recover(installation, model.name, progress.note)
     failed: dict[str, BackupdError] = {}
     request = _Request(
-        installation, model, labels or {}, metrics or {}, known_version, progress, stop
+        installation,
+        model,
+        labels or {},
+        metrics or {},
+        step,
+        epoch,
+        settling or Settling(asked_rules(model.settle_seconds)),
+        known_version,
+        progress,
+        stop,
     )
     for primary in installation.nearest_first(model.targets):
         try:
@@ -101,8 +117,9 @@ def take_snapshot(
         unchanged=outcome.unchanged,
         snapshot=info_of(outcome.stored, whole_on),
         targets=tuple(results),
-        notes=(*outcome.notes, *settled.notes),
+        notes=(*outcome.notes(), *settled.notes),
         retry=settled.retry,
+        incomplete=tuple(str(item) for item in outcome.left_out if item.missing),
     )
 
 
@@ -122,16 +139,30 @@ class _Request:
     model: ModelSettings
     labels: Mapping[str, str]
     metrics: Mapping[str, float]
+    step: int | None
+    epoch: float | None
+    settling: Settling
     known_version: int
     progress: Progress
     stop: threading.Event
+
+    @property
+    def says_something(self) -> bool:
+        """Whether a snapshot is wanted even where nothing changed."""
+        return bool(self.labels or self.metrics)
 
 
 @dataclass(slots=True)
 class _Outcome:
     stored: StoredSnapshot
     unchanged: bool
-    notes: list[str]
+    left_out: list[Skipped]
+
+    def notes(self) -> list[str]:
+        """What the user should see. Of an unchanged model secrets were told before."""
+        if self.unchanged:
+            return [str(item) for item in self.left_out if item.kind is not SkipKind.SECRET]
+        return [*map(str, self.left_out), *code_notes(self.stored.record)]
 
 
 def _lowest_version(request: _Request, primary: str) -> int:
@@ -142,67 +173,119 @@ def _lowest_version(request: _Request, primary: str) -> int:
 
 
 def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
-    """The steps of a snapshot on one target."""
+    """Passes over the folder until one finds what it was promised; nearly always one or two.
+
+    The first pass ends at the first checkpoint file that is new: only then is there something
+    that has to settle.
+    """
     installation, model = request.installation, request.model
-    started = installation.clock()
-    progress = request.progress
-    host = installation.settings.host
-    cache = TreeCache.of_model(installation, repository, model.name)
-    previous = Previous.newest(
-        repository,
-        host,
-        model.name,
-        cache,
-        progress.note,
-        scheme=model.scheme,
-        head=read_head(installation, model.name),
-    )
-    left_out: list[Skipped] = []
-    progress.begin("store")
-    options = ScanOptions(model.exclude, model.one_filesystem)
     root = bytes(model.path)
+    options = ScanOptions(model.exclude, model.one_filesystem)
+    cache = TreeCache.of_model(installation, repository, model.name)
+    plan: Plan | None = None
+    moved = 0
+    with closing(Freezer(root)) as freezer:
+        while True:
+            previous = Previous.newest(
+                repository,
+                installation.settings.host,
+                model.name,
+                cache,
+                request.progress.note,
+                scheme=model.scheme,
+                head=read_head(installation, model.name),
+            )
+            one_pass = _Pass(repository, previous, cache, root, options, freezer)
+            try:
+                return _pass_over(one_pass, request, plan, last=moved >= _MOST_MOVED)
+            except MovedOnError:
+                moved += plan is not None
+            # Imported here: an unchanged model needs none of it.
+            from backupd.operations.settling import settle
+
+            plan = settle(
+                root,
+                options,
+                previous,
+                request.settling,
+                clock=installation.clock,
+                progress=request.progress,
+                stop=request.stop,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one pass over the folder works with."""
+
+    repository: Repository
+    previous: Previous
+    cache: TreeCache
+    root: bytes
+    options: ScanOptions
+    freezer: Freezer
+
+
+def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) -> _Outcome:
+    """The steps of a snapshot on one target. Raises `MovedOnError`."""
+    installation, model = request.installation, request.model
+    previous, progress = one.previous, request.progress
+    started = installation.clock()
+    progress.begin("store")
     since = previous.snapshot.record.time if previous.snapshot else 0.0
-    with Scan(root, options) as scan, Measuring(root, options, since, progress):
+    with Scan(one.root, one.options) as scan, Measuring(one.root, one.options, since, progress):
         choice = Choice(model.scheme, model.roles, scan)
         parent = previous.snapshot.record if previous.snapshot else None
         inspection = Inspection(scan, parent, include_secrets=model.include_secrets)
         sink = TreeSink(
-            repository,
+            one.repository,
             previous,
-            cache,
+            one.cache,
             scan,
-            near=not isinstance(installation.settings.targets[repository.name], S3Target),
+            near=not isinstance(installation.settings.targets[one.repository.name], S3Target),
             clock=installation.clock,
             workers=installation.settings.limits.threads,
-            parallel_puts=_parallel_puts(installation, repository),
+            parallel_puts=_parallel_puts(installation, one.repository),
             progress=progress,
             stop=request.stop,
         )
+        capture = Capture(
+            scan,
+            sink,
+            inspection,
+            plan,
+            freezer=one.freezer,
+            clock=installation.clock,
+            stop=request.stop,
+            previous_version=previous.snapshot.record.version if previous.snapshot else 0,
+            last=last,
+        )
         try:
+            capture.freeze()
             for item, before in previous.beside(scan):
                 if request.stop.is_set():
                     raise StoppedError(
                         "stopped; what was stored is kept, and the next snapshot resumes"
                     )
                 if isinstance(item, Skipped):
-                    left_out.append(item)
+                    capture.skip(item)
                 elif choice.leaves(item):
                     sink.changed = sink.changed or before is not None
                 elif secret := inspection.leaves(item):
-                    left_out.append(secret)
+                    capture.left_out.append(secret)
                     sink.changed = sink.changed or before is not None
                 elif before is not None and before.matches(item) and inspection.knows(item, before):
                     sink.keep(before)
                 else:
-                    _capture(scan, item, before, sink, left_out, request, inspection)
+                    capture.take(item, before)
+            capture.check_sets()
             trees = sink.finish()
             changed = sink.changed or previous.lost_entries or not previous.is_of(model.scheme)
-            changed = changed or bool(request.labels or request.metrics)
+            changed = changed or request.says_something
             if not changed and previous.snapshot is not None:
                 sink.abandon()
-                still = [item for item in left_out if item.kind is not SkipKind.SECRET]
-                return _Outcome(previous.snapshot, True, _notes(still))
-            record = _record(request, previous, sink, trees, left_out, started)
+                return _Outcome(previous.snapshot, True, capture.left_out)
+            record = _record(request, previous, sink, trees, capture.left_out, started)
             record = replace(
                 record,
                 scheme=choice.scheme,
@@ -211,13 +294,15 @@ def _snapshot_into(repository: Repository, request: _Request) -> _Outcome:
                 findings=inspection.findings(),
                 secrets=inspection.secrets,
             )
-            lowest = partial(_lowest_version, request, repository.name)
+            lowest = partial(_lowest_version, request, one.repository.name)
             with kept_code(installation, model, sink, record, parent) as code:
                 stored = sink.commit(code.record, lowest, code.complete)
         except BaseException:
             sink.abandon()
             raise
-    return _Outcome(stored, False, [*_notes(left_out), *code_notes(stored.record)])
+        finally:
+            capture.close()
+    return _Outcome(stored, False, capture.left_out)
 
 
 def _record(
@@ -249,84 +334,9 @@ def _record(
         incomplete=tuple(str(item) for item in left_out if item.missing),
         skipped=tuple(str(item) for item in left_out if not item.missing),
         made_by=f"backupd {__version__}",
+        step=request.step,
+        epoch=request.epoch,
     )
-
-
-def _capture(
-    scan: Scan,
-    item: Scanned,
-    before: PreviousEntry | None,
-    sink: TreeSink,
-    left_out: list[Skipped],
-    request: _Request,
-    inspection: Inspection,
-) -> None:
-    """Take in a path that is new or looks changed."""
-    now_ns = int(request.installation.clock() * 1e9)
-    try:
-        if item.type is FileType.FILE:
-            size = item.stat.st_size
-            # A file with holes has fewer blocks than bytes (512: see stat(2)).
-            if size < IDENTIFIED_BYTES and item.stat.st_blocks * 512 >= size:
-                frame = sink.small_frame(size)
-                metadata = read_small(scan, item, frame, now_ns=now_ns, skipped=left_out)
-                if metadata is not None:
-                    inspection.small(item.path, frame)
-                    sink.add_small(item.path, metadata, before)
-                    return
-            _capture_file(scan, item, before, sink, left_out, request, inspection)
-            return
-        kept = scan.metadata(item, now_ns=now_ns, skipped=left_out)
-    except LeftOutError as error:
-        left_out.append(error.skipped)
-        inspection.forget(item.path)
-        scan.release_link(item)
-        sink.changed = sink.changed or before is not None
-        return
-    entry = TreeEntry(item.path, item.type, kept, item.link)
-    if before is None or not same_but_for_inode(before.entry, entry):
-        sink.changed = True
-    sink.add(entry)
-
-
-def _capture_file(
-    scan: Scan,
-    item: Scanned,
-    before: PreviousEntry | None,
-    sink: TreeSink,
-    left_out: list[Skipped],
-    request: _Request,
-    inspection: Inspection,
-) -> None:
-    """Read a file, again where it changed meanwhile, and give up on one that never holds still.
-
-    Raises `LeftOutError`.
-    """
-    for reading in range(_READINGS):
-        if reading and request.stop.wait(_PAUSE_SECONDS * reading):
-            break
-        with open_for_capture(scan, item) as file:
-            now_ns = int(request.installation.clock() * 1e9)
-            notes: list[Skipped] = []
-            metadata = scan.metadata(item, now_ns=now_ns, skipped=notes, fd=file.fd, stat=file.stat)
-            extents = file.extents()
-            inspection.file(item.path, file)
-            stored = sink.read(file, extents)
-            if file.unchanged():
-                left_out.extend(notes)
-                sink.accept(stored, KeptFile(item.path, metadata, extents, before))
-                return
-    raise LeftOutError(
-        Skipped(
-            item.path,
-            SkipKind.CHANGING,
-            f"changed each of the {_READINGS} times it was read, so it was left out",
-        )
-    )
-
-
-def _notes(left_out: list[Skipped]) -> list[str]:
-    return [str(item) for item in left_out]
 
 
 def _parallel_puts(installation: Installation, repository: Repository) -> int:

@@ -48,13 +48,17 @@ def kept(world: World) -> None:
 def test_every_container_and_every_cut_of_it_comes_back(world: World) -> None:
     """What is below 64 KiB is not looked into, so each file is followed by padding."""
     folder = world.model_path / "containers"
-    shutil.copytree(GOLDEN, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    # The index names shards that are not there.
+    left = shutil.ignore_patterns("__pycache__", "*.index.json")
+    shutil.copytree(GOLDEN, folder, ignore=left)
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
-        large = folder / f"large-{path.name}"
+        # Under their own names these would be waited for, and left out as torn.
+        large = folder / f"large-{path.name}.old"
         large.write_bytes(content + bytes(SIZE))
-        (folder / f"cut-{path.name}").write_bytes(content[: len(content) * 2 // 3] + bytes(SIZE))
-        (folder / f"front-{path.name}").write_bytes(bytes(SIZE) + content)
+        cut = folder / f"cut-{path.name}.old"
+        cut.write_bytes(content[: len(content) * 2 // 3] + bytes(SIZE))
+        (folder / f"front-{path.name}.old").write_bytes(bytes(SIZE) + content)
     kept(world)
 
 
@@ -108,10 +112,10 @@ def hostile(mark: Path) -> dict[str, bytes]:
 def test_what_is_made_to_harm_is_bytes_and_runs_nothing(world: World) -> None:
     mark = world.root / "mark"
     for name, content in hostile(mark).items():
-        (world.model_path / name).write_bytes(content)
+        (world.model_path / f"{name}.old").write_bytes(content)
     kept(world)
     for name in hostile(mark):
-        with (world.model_path / name).open("r+b") as file:
+        with (world.model_path / f"{name}.old").open("r+b") as file:
             file.seek(1000)
             file.write(b"changed")
     kept(world)

@@ -67,7 +67,7 @@ key: {{file: /etc/backupd/key}}
 targets: {{disk: {target}}}
 policies: {{working: {{keep_last: 50}}}}
 models:
-  llama: {{path: {RUN}, schedule: "{schedule}", targets: {{disk: working}}}}
+  llama: {{path: {RUN}, settle: 1s, schedule: "{schedule}", targets: {{disk: working}}}}
 {more}
 """,
         )

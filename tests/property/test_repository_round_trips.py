@@ -114,6 +114,8 @@ records = st.builds(
     incomplete=st.lists(words, max_size=2).map(tuple),
     skipped=st.lists(words, max_size=2).map(tuple),
     made_by=words,
+    step=st.none() | st.integers(0, 10**12),
+    epoch=st.none() | st.floats(0, 1e9),
 )
 
 

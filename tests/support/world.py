@@ -113,7 +113,7 @@ class World:
             key=KeySettings(file=self.root / "key"),
             targets=self.targets,
             policies={},
-            models={MODEL: ModelSettings(MODEL, self.model_path, {"disk": ()})},
+            models={MODEL: ModelSettings(MODEL, self.model_path, {"disk": ()}, settle_seconds=0.1)},
             limits=self.limits,
         )
 

@@ -26,6 +26,7 @@ from backupd.operations.reports import (
     SnapshotReport,
     TargetResult,
 )
+from backupd.operations.settle_plan import Settling
 
 
 def eventually(seen: Callable[[], Any], *, seconds: float = 10.0) -> Any:
@@ -88,9 +89,9 @@ def info(model: str, version: int, when: float = 1_000.0, **changes: Any) -> Sna
 
 
 def good(model: str, version: int = 1, **changes: Any) -> SnapshotReport:
-    return SnapshotReport(
-        model, False, info(model, version, **changes), (TargetResult("disk", version, 900),)
-    )
+    taken = info(model, version, **changes)
+    results = (TargetResult("disk", version, 900),)
+    return SnapshotReport(model, False, taken, results, incomplete=taken.incomplete)
 
 
 def unchanged(model: str) -> SnapshotReport:
@@ -148,6 +149,9 @@ class Recorder:
         metrics: Mapping[str, float],
         copy: bool,
         known_version: int,
+        step: int | None,
+        epoch: float | None,
+        settling: Settling,
         progress: Any,
         stop: threading.Event,
     ) -> SnapshotReport:

@@ -82,13 +82,15 @@ def test_a_snapshot_that_lacks_something_says_what(capsys: pytest.CaptureFixture
         skipped=(),
     )
     results = (TargetResult("disk", 4, 900), TargetResult("nas", 0, 0, "the mount is absent"))
-    say_report(App(), SnapshotReport("m", False, info, results))
+    torn = ("a.bin: ends early", "b.bin: ends early")
+    say_report(App(), SnapshotReport("m", False, info, results, torn, incomplete=torn))
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
         "m@v4: 2 files, 2.00 kB",
         "  1.00 kB new, stored as 900 B on disk in 1.0 s",
     ]
     assert captured.err.splitlines() == [
-        "warning: m@v4 lacks 2 files that never held still: a.bin, b.bin",
+        "warning: m is incomplete: a.bin: ends early",
+        "warning: m is incomplete: b.bin: ends early",
         "warning: m is not on nas: the mount is absent",
     ]

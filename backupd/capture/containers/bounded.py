@@ -45,6 +45,10 @@ def read_at_descriptor(fd: int) -> ReadAt:
     return read_at
 
 
+class LimitError(MalformedError):
+    """Telling would take more reading, or more memory, than one look at one file may cost."""
+
+
 class BoundedFile:
     """A file of `size` bytes of which no more than `READ_BUDGET_BYTES` are read."""
 
@@ -59,12 +63,12 @@ class BoundedFile:
         """Return exactly `length` bytes from `offset`.
 
         Raises TruncatedError where the file does not hold them, before anything is allocated,
-        and MalformedError where the budget is spent.
+        and LimitError where the budget is spent.
         """
         if offset < 0 or length < 0 or offset + length > self.size:
             raise TruncatedError(f"{length} bytes at {offset} of a file of {self.size}")
         if length > self._budget:
-            raise MalformedError("needs more reading than one look may cost")
+            raise LimitError("needs more reading than one look may cost")
         self._budget -= length
         data = self._read_at(offset, length)
         if len(data) != length:

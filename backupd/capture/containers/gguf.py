@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from backupd.capture.containers.bounded import BoundedFile, Cursor, MalformedError
+from backupd.capture.containers.bounded import BoundedFile, Cursor, LimitError, MalformedError
 from backupd.capture.containers.regions import (
     DATA_TYPES,
     MAX_NAME_CHARACTERS,
@@ -88,9 +88,9 @@ def parse_gguf(file: BoundedFile) -> Layout:
     cursor = Cursor(file, 0)
     magic, version, tensor_count, entry_count = _HEADER.unpack(cursor.take(_HEADER.size))
     if magic != MAGIC or version not in (2, 3):
-        raise MalformedError("a version of GGUF that is not read")
+        raise LimitError("a version of GGUF that is not read")
     if tensor_count > MAX_TENSORS or entry_count > _MAX_METADATA_ENTRIES:
-        raise MalformedError("more entries than are read")
+        raise LimitError("more entries than are read")
     alignment = _skip_metadata(cursor, entry_count)
     placed = []
     for _ in range(tensor_count):
@@ -118,7 +118,7 @@ def parse_gguf(file: BoundedFile) -> Layout:
 def _size(number: int, shape: tuple[int, ...]) -> tuple[str, int]:
     """Return the dtype of ggml's type `number`, and the bytes of a tensor of `shape`."""
     if number not in _TYPES:
-        raise MalformedError("a type that ggml does not have")
+        raise LimitError("a type that ggml does not have")
     dtype, block, block_bytes = _TYPES[number]
     if dtype in DATA_TYPES:
         return dtype, tensor_bytes(dtype, shape)
@@ -131,7 +131,7 @@ def _size(number: int, shape: tuple[int, ...]) -> tuple[str, int]:
 def _length(cursor: Cursor, at_most: int) -> int:
     (length,) = cursor.unpack(_U64)
     if length > at_most:
-        raise MalformedError("a string longer than is read")
+        raise LimitError("a string longer than is read")
     return length
 
 
@@ -153,13 +153,13 @@ def _skip_metadata(cursor: Cursor, entry_count: int) -> int:
         if kind == _STRING_VALUE:
             strings += count
             if strings > _MAX_STRINGS:
-                raise MalformedError("more strings than are read")
+                raise LimitError("more strings than are read")
             cursor.skip_strings(count)
         elif kind in _VALUE_BYTES:
             cursor.skip(count * _VALUE_BYTES[kind])
         else:
             # Arrays of arrays are allowed by the page and written by nobody.
-            raise MalformedError("a metadata value of no known type")
+            raise LimitError("a metadata value of no known type")
         if cursor.position > _MAX_METADATA_BYTES:
-            raise MalformedError("more metadata than is read")
+            raise LimitError("more metadata than is read")
     return alignment

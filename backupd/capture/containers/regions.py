@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from backupd.capture.containers.bounded import MalformedError, TruncatedError
+from backupd.capture.containers.bounded import LimitError, MalformedError, TruncatedError
 
 MAX_TENSORS = 250_000
 """More in one file makes it opaque. The largest published models have some 100,000 in all of
@@ -148,7 +148,7 @@ def make_layout(
         (tensor for tensor in tensors if tensor.size_bytes), key=lambda tensor: tensor.offset
     )
     if len(ordered) > MAX_TENSORS:
-        raise MalformedError(f"more than {MAX_TENSORS} tensors")
+        raise LimitError(f"more than {MAX_TENSORS} tensors")
     end = 0
     for tensor in ordered:
         if tensor.offset < end or tensor.size_bytes < 0:

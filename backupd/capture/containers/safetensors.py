@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from json.decoder import JSONDecoder
 from typing import Any
 
-from backupd.capture.containers.bounded import BoundedFile, MalformedError, TruncatedError
+from backupd.capture.containers.bounded import (
+    BoundedFile,
+    LimitError,
+    MalformedError,
+    TruncatedError,
+)
 from backupd.capture.containers.regions import (
     DATA_TYPES,
     MAX_NAME_CHARACTERS,
@@ -77,7 +82,7 @@ def parse_safetensors(file: BoundedFile) -> Layout:
     """Return the layout of `file`. Raises MalformedError, TruncatedError."""
     length = int.from_bytes(file.read(0, 8), "little")
     if length > MAX_HEADER_BYTES:
-        raise MalformedError("a header longer than is read")
+        raise LimitError("a header longer than is read")
     try:
         header = file.read(8, length).decode()
     except UnicodeDecodeError as error:
@@ -89,7 +94,7 @@ def parse_safetensors(file: BoundedFile) -> Layout:
             raise MalformedError("a tensor whose size is not that of its shape")
         tensors.append(TensorRegion(name, dtype, shape, data + begin, end - begin))
         if len(tensors) > MAX_TENSORS:
-            raise MalformedError(f"more than {MAX_TENSORS} tensors")
+            raise LimitError(f"more than {MAX_TENSORS} tensors")
     names = {tensor.name for tensor in tensors}
     if len(names) != len(tensors):
         raise MalformedError("a name twice")
@@ -137,7 +142,7 @@ def _key(header: str, position: int) -> tuple[str, int]:
     """Return the key at `position` and where its value starts."""
     key, position = _string(header, position)
     if len(key) > MAX_NAME_CHARACTERS:
-        raise MalformedError("a name longer than is kept")
+        raise LimitError("a name longer than is kept")
     position = _skip_space(header, position)
     if header[position : position + 1] != ":":
         raise MalformedError("a key without a value")

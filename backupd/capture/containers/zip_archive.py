@@ -9,7 +9,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from backupd.capture.containers.bounded import BoundedFile, MalformedError, TruncatedError
+from backupd.capture.containers.bounded import (
+    BoundedFile,
+    LimitError,
+    MalformedError,
+    TruncatedError,
+)
 
 MAGIC = b"PK\x03\x04"
 
@@ -62,11 +67,11 @@ class Archive:
 def read_archive(file: BoundedFile, end: int) -> Archive:
     """Return the archive that ends at byte `end` of `file`; where it starts follows from it.
 
-    Raises MalformedError, TruncatedError. Members that are folders are left out.
+    Raises MalformedError, TruncatedError, LimitError. Members that are folders are left out.
     """
     directory_end, count, directory_bytes, directory_offset, end_of_archive = _find_end(file, end)
     if count > MAX_MEMBERS or directory_bytes > _MAX_DIRECTORY_BYTES:
-        raise MalformedError("more members than are read")
+        raise LimitError("more members than are read")
     if count * _ENTRY.size > directory_bytes:
         raise MalformedError("more members than its directory can name")
     directory = directory_end - directory_bytes

@@ -15,7 +15,7 @@ from backupd.cli.app import App
 from backupd.cli.code import say_findings
 from backupd.cli.command import command
 from backupd.cli.errors import error_document, explain
-from backupd.cli.formatting import count, listing, pairs, printable, size, span
+from backupd.cli.formatting import count, pairs, printable, size, span
 from backupd.cli.opening import chosen_models, load_settings, opened
 from backupd.cli.parameters import mapping, metric, pair, snapshot_argument
 from backupd.cli.progress import shown_progress
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from backupd.daemon.wire import SnapshotResult
     from backupd.operations.progress import Progress
     from backupd.operations.reports import SnapshotReport
+
+
+_NAMED_FILES = 20
 
 
 @command(
@@ -74,6 +77,17 @@ if TYPE_CHECKING:
     " Without it the model's own.",
 )
 @click.option(
+    "--step",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="The step that the training stands at, which `show` tells.",
+)
+@click.option(
+    "--now",
+    is_flag=True,
+    help="Do not wait for files that are being written; what is not whole is named.",
+)
+@click.option(
     "--wait", is_flag=True, help="Where the daemon takes it: end when it is stored, not queued."
 )
 @click.pass_obj
@@ -83,12 +97,16 @@ def snapshot_command(
     labels: Sequence[tuple[str, str]],
     metrics: Sequence[tuple[str, float]],
     scheme: str | None,
+    step: int | None,
+    now: bool,
     wait: bool,
 ) -> int:
     """Take one snapshot now of each MODEL, or of all of them.
 
     A model in which nothing has changed gets none, and that is said. Only what is new is
-    read and stored. Where the daemon runs it is asked to take the snapshot, so that it
+    read and stored. A checkpoint that is being written is waited for, for as long as the
+    model's `settle` says; what is not whole then is named, and kept as the snapshot before
+    has it. Where the daemon runs it is asked to take the snapshot, so that it
     queues with the scheduled ones; without it the command does the work itself.
     """
     from backupd.daemon.client import DaemonAbsentError
@@ -102,10 +120,18 @@ def snapshot_command(
     names = [model.name for model in chosen]
     try:
         return _ask_daemon(
-            app, settings.state_dir, names, label_map, metric_map, scheme=scheme or "", wait=wait
+            app,
+            settings.state_dir,
+            names,
+            label_map,
+            metric_map,
+            scheme=scheme or "",
+            step=step,
+            now=now,
+            wait=wait,
         )
     except DaemonAbsentError:
-        return take_snapshots(app, chosen, label_map, metric_map, quickly=True)
+        return take_snapshots(app, chosen, label_map, metric_map, step=step, now=now, quickly=True)
 
 
 def _ask_daemon(
@@ -116,6 +142,8 @@ def _ask_daemon(
     metrics: Mapping[str, float],
     *,
     scheme: str,
+    step: int | None,
+    now: bool,
     wait: bool,
 ) -> int:
     """Snapshots by the daemon; returns the exit code. Raises `DaemonAbsentError`."""
@@ -128,6 +156,8 @@ def _ask_daemon(
             labels=labels,
             metrics=metrics,
             scheme=scheme,
+            step=step,
+            now=now,
             wait=wait,
             on_event=RelayedProgress(progress),
         )
@@ -196,14 +226,19 @@ def take_snapshots(
     labels: Mapping[str, str],
     metrics: Mapping[str, float],
     *,
+    step: int | None = None,
+    now: bool = False,
     quickly: bool = False,
 ) -> int:
     """One snapshot of each model, by this process; returns the exit code.
 
     A model that fails does not keep the others from theirs. `quickly` is as in `load_settings`.
     """
+    from backupd.capture.settle import asked_rules, immediate_rules
+    from backupd.operations.settle_plan import Settling
     from backupd.operations.snapshot import take_snapshot
 
+    rules = immediate_rules if now else asked_rules
     answers: list[dict[str, Any]] = []
     codes: list[int] = []
     with opened(app, quickly=quickly) as installation, stop_on_signal() as stop:
@@ -215,6 +250,8 @@ def take_snapshots(
                         model,
                         labels=labels,
                         metrics=metrics,
+                        step=step,
+                        settling=Settling(rules(model.settle_seconds)),
                         progress=progress,
                         stop=stop,
                     )
@@ -265,21 +302,21 @@ def say_report(app: App, report: SnapshotReport) -> None:
             f"  {size(info.added_bytes)} new, stored as {size(info.stored_bytes)}"
             f" on {_places(report)} in {span(info.duration_seconds)}",
         )
-        if info.incomplete:
-            output.warn(
-                app,
-                f"{info.name} lacks {count(len(info.incomplete), 'file')} that never held still:"
-                f" {listing(info.incomplete)}",
-            )
         say_findings(app, info.findings)
     pending = [result.target for result in report.targets if result.pending]
     if pending:
         output.say(app, f"  the daemon copies it to {', '.join(pending)}")
+    for line in report.incomplete[:_NAMED_FILES]:
+        output.warn(app, f"{report.model} is incomplete: {printable(line)}")
+    if len(report.incomplete) > _NAMED_FILES:
+        more = len(report.incomplete) - _NAMED_FILES
+        output.warn(app, f"{report.model} is incomplete: {count(more, 'file')} more")
     for result in report.targets:
         if result.error:
             output.warn(app, f"{report.model} is not on {result.target}: {printable(result.error)}")
     for line in report.notes:
-        output.note(app, printable(line))
+        if line not in report.incomplete:
+            output.note(app, printable(line))
 
 
 def _places(report: SnapshotReport) -> str:
