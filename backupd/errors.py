@@ -96,15 +96,6 @@ class ObjectMissingError(TargetError):
     """The named object is not on the target."""
 
 
-class ColdError(TargetError):
-    """The object is in an archive class and must be thawed before it can be read.
-
-    The rest of what was asked for can be given, so it ends as what is done in part.
-    """
-
-    exit_code = EXIT_PARTIAL
-
-
 class WrongKeyError(BackupdError):
     """The key or passphrase is missing or does not open the repository."""
 
@@ -115,6 +106,16 @@ class DamagedError(BackupdError):
     """Stored bytes are not what was stored."""
 
     exit_code = EXIT_DAMAGED
+
+
+class ColdError(DamagedError, TargetError):
+    """The object is in an archive class and must be thawed before it can be read.
+
+    It is whole, but who gets along without damaged bytes gets along without these; the rest of
+    what was asked for can be given, so it ends as what is done in part.
+    """
+
+    exit_code = EXIT_PARTIAL
 
 
 class StoppedError(BackupdError):

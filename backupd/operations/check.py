@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from backupd.errors import BackupdError, DamagedError, ObjectMissingError
+from backupd.errors import BackupdError, ColdError, DamagedError, ObjectMissingError
 from backupd.operations.check_data import read_packs
 from backupd.operations.check_snapshots import check_snapshots
 from backupd.operations.diagnosis import Diagnosis
@@ -103,6 +103,8 @@ def _check_packs(repository: Repository, found: Diagnosis) -> None:
             found.find(info.name, "is not an object of a repository", harmless=True)
         else:
             found.present[pack_id] = info.size_bytes
+            if info.cold:
+                found.cold.add(pack_id)
     found.index, damaged = repository.read_index_objects()
     for name, why in damaged.items():
         found.bad_objects[name] = found.find(
@@ -129,10 +131,16 @@ def _check_unnamed(repository: Repository, found: Diagnosis, *, index_is_damaged
         try:
             table = read_table(repository.target, pack_id, size, repository.sealer)
             found.index.add_table(PackTable(pack_id, size, table))
-        except ObjectMissingError:
-            continue  # pruned since it was listed
+        except (ObjectMissingError, ColdError):
+            continue  # pruned since it was listed, or not to be read now
         except DamagedError as error:
             found.bad_packs[pack_id] = found.find(layout.pack_name(pack_id), error.message)
+    if found.cold:
+        found.find(
+            layout.PACKS,
+            f"{len(found.cold)} packs are in an archive class and are not read",
+            harmless=True,
+        )
     if found.unnamed and not index_is_damaged:
         found.find(
             layout.INDEX,

@@ -12,7 +12,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from backupd.errors import BackupdError, DamagedError, StoppedError, TargetUnreachableError
+from backupd.errors import (
+    BackupdError,
+    ColdError,
+    DamagedError,
+    StoppedError,
+    TargetUnreachableError,
+)
 from backupd.operations.diagnosis import Diagnosis
 from backupd.operations.progress import NoProgress, Progress
 from backupd.repository.index import Location
@@ -41,7 +47,7 @@ def read_packs(
     stop: threading.Event,
 ) -> None:
     """Open every blob of so many percent of the packs, at least one pack."""
-    packs = [pack for pack in found.present if pack not in found.bad_packs]
+    packs = [pack for pack in found.present.keys() - found.cold if pack not in found.bad_packs]
     if percent < 100 and packs:
         # A hash under a key drawn now picks packs as evenly as any, without a list shuffled.
         from blake3 import blake3
@@ -173,6 +179,8 @@ class _Reading:
             return True
         try:
             reader.open(record, reader.read_span(alone(location)) if sealed is None else sealed)
+        except ColdError:
+            return True  # it stands on a base that cannot be read now
         except BaseLostError as error:
             found.lose_base(error.base_id, error.message)
         except DamagedError as error:

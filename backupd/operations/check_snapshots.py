@@ -6,9 +6,10 @@ import threading
 from collections.abc import Sequence
 
 from backupd.capture.folders import shown
-from backupd.errors import DamagedError, StoppedError
+from backupd.errors import ColdError, DamagedError, StoppedError
 from backupd.operations.diagnosis import Diagnosis, Place
 from backupd.operations.progress import Progress
+from backupd.repository import layout
 from backupd.repository.reachable import chunks_of, placed_chunks
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import BlobKind
@@ -71,6 +72,9 @@ class _Walk:
             return False
         try:
             entries = list(decode_tree(bytes(self._reader.read(tree))))
+        except ColdError as error:
+            found.find(layout.PACKS, f"{name}: {error.message}", harmless=True)
+            return True
         except DamagedError as error:
             found.blame(tree, error.message, name, _THE_LIST)
             found.fault(tree, kind=BlobKind.TREE)
@@ -112,6 +116,8 @@ class _Walk:
                 place = Place(record, entry.path, offset, ref.size_bytes) if of_model else None
                 there = found.needs(ref.blob_id, name, path, kind=BlobKind.DATA, place=place)
                 whole = there and whole
+        except ColdError:
+            return whole
         except DamagedError as error:
             kind = BlobKind.CHUNK_LIST if chunk_list else BlobKind.TREE
             found.blame(chunk_list or tree, error.message, name, path)

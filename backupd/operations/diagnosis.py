@@ -61,6 +61,8 @@ class Diagnosis:
         self.findings: list[Finding] = []
         self.index = Index()
         self.present: dict[bytes, int] = {}
+        # Packs in an archive class, which are there and are not read.
+        self.cold: set[bytes] = set()
         self.bad_packs: dict[bytes, int] = {}
         self.misnamed: dict[bytes, int] = {}
         self.bad_blobs: dict[tuple[bytes, bytes], int] = {}

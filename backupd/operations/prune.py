@@ -41,6 +41,7 @@ class _Survey:
     modified: dict[bytes, float]
     tombstones: list[Tombstone]
     index_objects: list[str]
+    cold: frozenset[bytes]
 
 
 def prune(
@@ -80,6 +81,7 @@ def prune(
         now=now,
         grace_seconds=grace_seconds,
         nothing_missing=not survey.usage.missing,
+        cold=survey.cold,
     )
     if not dry_run:
         _carry_out(repository, survey, plan, installation.clock, progress, stop)
@@ -100,11 +102,14 @@ def _survey(
     progress.begin("look at packs")
     modified: dict[bytes, float] = {}
     sizes: dict[bytes, int] = {}
+    cold: set[bytes] = set()
     for info in repository.target.list(PACKS):
         pack_id = pack_id_of(info.name)
         if pack_id is not None:
             modified[pack_id] = info.modified
             sizes[pack_id] = info.size_bytes
+            if info.cold:
+                cold.add(pack_id)
     tombstones = repository.read_tombstones(notes.append)
     marked = {pack for stone in tombstones for pack in stone.packs}
     index_objects = [info.name for info in repository.target.list(INDEX)]
@@ -137,7 +142,9 @@ def _survey(
         progress.advance(0, 1)
     if usage.missing:
         notes.append(f"{len(usage.missing)} blobs that snapshots need are missing; run check")
-    return _Survey(index, usage, usage.packs(), modified, tombstones, index_objects)
+    return _Survey(
+        index, usage, usage.packs(), modified, tombstones, index_objects, frozenset(cold)
+    )
 
 
 def _refusal(repository: Repository, why: str) -> DamagedError:

@@ -94,7 +94,8 @@ class SnapshotReport:
 class RestoreReport:
     """The end of one restore: counts, and each path that could not be given, with why.
 
-    `findings` are those of the files that were given.
+    `findings` are those of the files that were given. `cold_packs` were met that have to be
+    thawed first.
     """
 
     restored_files: int
@@ -103,6 +104,7 @@ class RestoreReport:
     failed: Mapping[str, str]
     notes: tuple[str, ...] = ()
     findings: tuple[Danger, ...] = ()
+    cold_packs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ def restore(
         failed=failed,
         notes=tuple(notes),
         findings=tuple(d for d in snapshot.stored.record.findings if d.path in dangerous),
+        cold_packs=len(reader.finder.cold),
     )
 
 

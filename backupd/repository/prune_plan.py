@@ -6,7 +6,7 @@ marked for longer than the longest snapshot may take and is still not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from backupd.repository.tombstones import Tombstone
@@ -50,12 +50,15 @@ def plan_prune(
     now: float,
     grace_seconds: float,
     nothing_missing: bool = True,
+    cold: Collection[bytes] = (),
 ) -> PrunePlan:
     """Decide. `modified` has the time of each pack that is really there (epoch seconds).
 
     A pack younger than the grace period is left alone: it may belong to a snapshot that is being
     taken. A pack that is in the index but not there is left to check and repair. One that is there
     and marked, and of which nobody knows what it holds, goes as well, unless some blob is missing.
+    A `cold` one is not repacked: it cannot be read, and whoever deletes it early pays for its time
+    all the same.
     """
     marked: dict[bytes, float] = {}
     for stone in tombstones:
@@ -86,6 +89,8 @@ def plan_prune(
             continue
         if not pack.used_count:
             mark.add(pack.pack_id)
+        elif pack.pack_id in cold:
+            continue
         elif pack.size_bytes - pack.used_bytes > REPACK_WASTE * pack.size_bytes and (
             pack.used_count < pack.blob_count
         ):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from backupd.codec.blob import BlobDecoder, Buffer
 from backupd.errors import (
+    ColdError,
     DamagedError,
     ObjectMissingError,
     TargetError,
@@ -53,6 +54,8 @@ class BlobFinder:
         self._anywhere = anywhere
         self._recovered = False
         self._lock = threading.Lock()
+        # Packs that were found to be in an archive class: not asked for again.
+        self.cold: set[bytes] = set()
 
     def find(self, blob_id: bytes, *, plain: bool = False) -> Location:
         """Where the blob lies, with `plain` as one without a base.
@@ -127,13 +130,21 @@ class BlobReader:
         raise failure
 
     def read_span(self, span: Span) -> memoryview:
-        """The sealed bytes of a span; good until the next call. Raises `DamagedError`."""
+        """The sealed bytes of a span; good until the next call.
+
+        Raises `DamagedError`, as `ColdError` where the pack must be thawed first.
+        """
         if len(self._sealed) < span.size_bytes:
             self._sealed = kept_buffer(span.size_bytes)
         sealed = self._sealed[: span.size_bytes]
         name = pack_name(span.pack_id)
+        if span.pack_id in self.finder.cold:
+            raise ColdError(f"{name} is in an archive class and not thawed")
         try:
             self._repository.target.read_into(name, span.offset, sealed)
+        except ColdError:
+            self.finder.cold.add(span.pack_id)
+            raise
         except ObjectMissingError:
             raise DamagedError(f"{name} is missing from {self._repository.name}") from None
         except TargetUnreachableError:
@@ -154,7 +165,7 @@ class BlobReader:
             size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
             base = self.read_base if self._bases else None
             plain = self._decoder.decode(self._opened[:size], record.plain_size, base)
-        except BaseLostError:
+        except (BaseLostError, ColdError):
             raise
         except DamagedError as error:
             raise DamagedError(f"blob {record.blob_id.hex()} is damaged: {error}") from None
@@ -177,6 +188,8 @@ class BlobReader:
         self._held_base = None
         try:
             held = self._base_reader.read(base_id)
+        except ColdError:
+            raise
         except DamagedError as error:
             raise BaseLostError(base_id, error.message) from None
         self._held_id, self._held_base = base_id, held

@@ -1,28 +1,18 @@
 """The versions of the objects in a bucket that keeps them: listed, held longer, and removed.
 
-Beside the `Target` of the same place, for what only such a bucket can do. Requests are tried
-again by boto3's own standard mode.
+Beside the `Target` of the same place, for what only such a bucket can do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from backupd.config.settings import S3Target
-from backupd.errors import ObjectMissingError, TargetError
 from backupd.targets.base import is_name
-from backupd.targets.s3_errors import error_code, is_from_store, translate
+from backupd.targets.s3_calls import BucketCalls
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
-
-_Result = TypeVar("_Result")
-
-CONNECTIONS = 16
-_ATTEMPTS = 6
 # What DeleteObjects takes at once.
 _BATCH = 1000
 
@@ -44,25 +34,8 @@ class Version:
     etag: str
 
 
-class BucketVersions:
+class BucketVersions(BucketCalls):
     """The versions below a bucket target's prefix. Safe for several threads."""
-
-    def __init__(self, settings: S3Target) -> None:
-        from backupd.targets.s3_client import make_client
-
-        self.settings = settings
-        self.bucket = settings.bucket
-        prefix = settings.prefix.strip("/")
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._client = make_client(settings, connections=CONNECTIONS, attempts=_ATTEMPTS)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-    def key(self, name: str) -> str:
-        """The key of an object."""
-        return self._prefix + name
 
     def versions(self, prefix: str = "") -> Iterator[list[Version]]:
         """All versions of one object after another, in name order, the newest first.
@@ -82,7 +55,7 @@ class BucketVersions:
                 writing=False,
             )
             for key, row in _rows(page):
-                name = key[len(self._prefix) :]
+                name = key[len(self.prefix) :]
                 if not is_name(name):
                     continue
                 hidden = rows[-1].modified if rows and rows[-1].name == name else 0.0
@@ -174,24 +147,6 @@ class BucketVersions:
             lambda client: client.delete_object(Bucket=self.bucket, Key=self.key(name)),
             writing=True,
         )
-
-    def run(self, name: str, action: Callable[[S3Client], _Result], *, writing: bool) -> _Result:
-        """Do `action` with the client; what boto3 raises becomes words."""
-        address = f"s3://{self.bucket}/{self.key(name)}"
-        try:
-            return action(self._client)
-        except Exception as error:
-            if not is_from_store(error):
-                raise
-            target = self.settings.name
-            if error_code(error)[1] == 404 and name:
-                raise ObjectMissingError(
-                    f"target {target!r}: there is no object {address}"
-                ) from None
-            explained: TargetError = translate(
-                error, target, address, self.settings.endpoint_url, writing=writing
-            )
-            raise explained from None
 
 
 def is_written_over(rows: Sequence[Version]) -> bool:

@@ -129,6 +129,12 @@ class Rgw:
                     f"--access-key={server.access_key}",
                     f"--secret-key={server.secret_key}",
                 )
+            # A class of that name, which is as quick as any: `rigs.glacier` makes it slow.
+            placement = ["--placement-id=default-placement", "--storage-class=GLACIER"]
+            admin = ("radosgw-admin",)
+            self._run(*admin, "zonegroup", "placement", "add", *placement)
+            pool = "--data-pool=default.rgw.buckets.data"
+            self._run(*admin, "zone", "placement", "add", *placement, pool)
             self._serve_gateway()
         except BaseException:
             self.kill()

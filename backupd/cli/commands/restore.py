@@ -13,6 +13,7 @@ from backupd.cli import documents, output
 from backupd.cli.app import App
 from backupd.cli.code import say_code_report, say_findings
 from backupd.cli.command import command
+from backupd.cli.commands import thawing
 from backupd.cli.documents_code import code_report
 from backupd.cli.formatting import Column, count, local_time, printable, size, span
 from backupd.cli.opening import opened
@@ -94,6 +95,15 @@ _SHOWN = 20
 )
 @target_option("Read from this target, not from the nearest.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there and differ.")
+@click.option(
+    "--thaw",
+    "tier",
+    type=click.Choice(thawing.TIERS),
+    default="standard",
+    show_default=True,
+    help="How fast to thaw packs in an archive class, or `no` to ask for none.",
+)
+@click.option("--wait", is_flag=True, help="Wait until they are thawed, and go on.")
 @dry_run_option
 @repository_option
 @click.pass_obj
@@ -107,6 +117,8 @@ def restore_command(
     with_code: str | None,
     target: str,
     overwrite: bool,
+    tier: str,
+    wait: bool,
     dry_run: bool,
     repository: str,
 ) -> int:
@@ -122,11 +134,17 @@ def restore_command(
     --with-code gives the source into DIR/source, from the snapshot where it keeps it, else
     from the commit, with the changes to it; and DIR/requirements.txt with the packages.
 
+    Packs in an archive class (GLACIER, DEEP_ARCHIVE) are asked to be thawed, and only those
+    that are needed; how long that takes and what it costs is said, and the exit code is 3.
+    The same command goes on when they are.
+
     `backupd help snapshots` tells how a SNAPSHOT is named.
     """
+    from backupd.operations.reports import RestoreReport
     from backupd.operations.resolve import resolve
     from backupd.operations.restore import RestoreRequest, plan_restore, restore
     from backupd.operations.restore_code import restore_code
+    from backupd.operations.thaw import is_archived
 
     request = RestoreRequest(
         to=Path(to).absolute() if to else None,
@@ -141,22 +159,38 @@ def restore_command(
         info = resolved.info
         place = str(request.to or info.root)
         _say_intent(app, info, place, where_it_was=request.to is None)
-        if dry_run:
-            plan = list(plan_restore(installation, resolved, request))
-            _show_plan(app, info, place, plan)
-            return errors.EXIT_DONE
-        with stop_on_signal() as stop, shown_progress(app) as progress:
-            report = restore(installation, resolved, request, progress=progress, stop=stop)
+        archived = is_archived(installation, resolved)
+        with stop_on_signal() as stop:
+            cold = None
+            if archived:
+                cold = thawing.look(app, installation, resolved, request, tier, stop)
+            if dry_run:
+                if cold is not None:
+                    thawing.say(app, cold)
+                plan = list(plan_restore(installation, resolved, request))
+                _show_plan(app, info, place, plan)
+                return errors.EXIT_DONE
+            report = RestoreReport(0, 0, 0, {})
+            while cold is None or thawing.thaw(app, installation, cold, wait=wait, stop=stop):
+                with shown_progress(app) as progress:
+                    report = restore(installation, resolved, request, progress=progress, stop=stop)
+                cold = None
+                if report.cold_packs:
+                    # As in a bucket whose objects a rule of its own moved.
+                    cold = thawing.look(app, installation, resolved, request, tier, stop)
+                if cold is None:
+                    break
             code = None
-            if with_code:
-                code = restore_code(
-                    installation,
-                    resolved,
-                    Path(with_code).absolute(),
-                    overwrite=overwrite,
-                    progress=progress,
-                    stop=stop,
-                )
+            if with_code and cold is None:
+                with shown_progress(app) as progress:
+                    code = restore_code(
+                        installation,
+                        resolved,
+                        Path(with_code).absolute(),
+                        overwrite=overwrite,
+                        progress=progress,
+                        stop=stop,
+                    )
     output.document(
         app,
         {
@@ -165,8 +199,12 @@ def restore_command(
             "dry_run": False,
             **documents.restore_report(report),
             "code": code_report(code, str(with_code)) if code else None,
+            "thaw": thawing.document(cold),
         },
     )
+    if cold is not None and not report.cold_packs:
+        output.say(app, "nothing was written")
+        return errors.EXIT_PARTIAL
     _say_report(app, report, place, app.clock() - started)
     say_findings(app, report.findings)
     if report.failed and not safe and not app.json:
