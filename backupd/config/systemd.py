@@ -1,6 +1,6 @@
 """The drop-in that opens the hardened systemd unit for one configuration, and no further.
 
-Pure text from settings and a few facts of the box, which the caller reads with `read_box`.
+Pure text from settings and a few facts of the box, which `systemd_box` reads.
 The man pages: systemd.exec(5), systemd.unit(5), systemd.syntax(7).
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from backupd.config.load import (
@@ -20,6 +19,7 @@ from backupd.config.load import (
     s3_key_credential,
 )
 from backupd.config.settings import NasTarget, S3Target, Settings
+from backupd.config.systemd_box import Box
 from backupd.errors import ConfigError
 
 # What ProtectHome= and PrivateTmp= of the unit put out of sight (systemd.exec(5)).
@@ -27,56 +27,11 @@ _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - names of folders, none is made
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@=,~-]+")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.]")
+_UNKNOWN_BOX = Box()
 _IO_CLASSES = {"idle": "idle", "best-effort": "best-effort", "none": "best-effort"}
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """What the drop-in must know of the machine.
-
-    `program` is the command line that starts backupd, empty where the unit's own is right;
-    `code` are the folders its code lies in. `mount_points` are those of the machine, and
-    `foreign_folders` the target folders that do not belong to root.
-    """
-
-    program: tuple[str, ...] = ()
-    code: tuple[Path, ...] = ()
-    mount_points: frozenset[Path] = frozenset()
-    foreign_folders: frozenset[Path] = field(default=frozenset())
-
-
-def read_box(settings: Settings, *, program: Iterable[str], code: Iterable[Path]) -> Box:
-    """The facts of this machine, from /proc/self/mountinfo and the targets' owners."""
-    mount_points = set()
-    try:
-        # proc(5): the fifth field is the mount point, with octal escapes.
-        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-            mount_points.add(Path(_unescape(line.split()[4])))
-    except (OSError, IndexError):
-        pass
-    foreign = set()
-    for target in settings.targets.values():
-        if isinstance(target, S3Target):
-            continue
-        try:
-            if target.path.stat().st_uid != 0:
-                foreign.add(target.path)
-        except OSError:
-            continue
-    return Box(
-        program=tuple(program),
-        code=tuple(code),
-        mount_points=frozenset(mount_points),
-        foreign_folders=frozenset(foreign),
-    )
-
-
-def _unescape(field: bytes) -> str:
-    octal = re.compile(rb"\\([0-7]{3})")
-    return os.fsdecode(octal.sub(lambda match: bytes([int(match[1], 8)]), field))
-
-
-def render_drop_in(settings: Settings, box: Box = Box()) -> str:
+def render_drop_in(settings: Settings, box: Box = _UNKNOWN_BOX) -> str:
     """The text of the drop-in. `ConfigError` where a path cannot be written into a unit file."""
     unit = _unit_section(settings, box)
     service: list[str] = []
@@ -124,6 +79,8 @@ def _network_users(settings: Settings) -> str:
         users.append("An S3 target")
     if settings.notify.enabled:
         users.append("notify")
+    if any(_pushes(settings)):
+        users.append("git push")
     if settings.status_listen:
         users.append("the status page")
     if not users:
@@ -180,6 +137,10 @@ def _sight(settings: Settings, box: Box) -> list[str]:
     """
     seen = [model.path for model in settings.models.values()] + list(box.code)
     seen += [settings.source, settings.state_dir]
+    seen += [model.code.path for model in settings.models.values() if model.code is not None]
+    if any(_pushes(settings)):
+        # Its credentials and known hosts are in its owner's home.
+        seen.append(_HOMES[0])
     for target in settings.targets.values():
         if not isinstance(target, S3Target):
             seen.append(target.path)
@@ -192,6 +153,11 @@ def _sight(settings: Settings, box: Box) -> list[str]:
     if any(path.is_relative_to(folder) for path in real for folder in _TEMPORARY):
         lines += ["# Something of the configuration lies in /tmp.", "PrivateTmp=no"]
     return lines
+
+
+def _pushes(settings: Settings) -> Iterator[bool]:
+    for model in settings.models.values():
+        yield model.code is not None and model.code.git == "push"
 
 
 def _writing(settings: Settings, box: Box) -> list[str]:
@@ -215,6 +181,23 @@ def _writing(settings: Settings, box: Box) -> list[str]:
             "# A target's folder does not belong to root.",
             "CapabilityBoundingSet=CAP_DAC_OVERRIDE",
         ]
+    if box.git_folders:
+        lines += ["", "# Versions are committed to a side branch of the code's repository."]
+        lines += [f"ReadWritePaths={_listed(place, optional=True)}" for place in box.git_folders]
+    if box.foreign_code:
+        lines += [
+            "# git runs as the repository's owner, in a folder that is handed over to it.",
+            "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE",
+            "SystemCallFilter=@setuid",
+        ]
+    if box.cloning:
+        lines += [
+            "",
+            "# These models lie where files can be cloned before they are read, which keeps what",
+            "# changes meanwhile apart. It takes the right to write there, so it is yours to give:",
+        ]
+        lines += [f"#   ReadWritePaths={_listed(model.parent)}" for model in box.cloning]
+        lines.append("#   CapabilityBoundingSet=CAP_DAC_OVERRIDE")
     return lines
 
 

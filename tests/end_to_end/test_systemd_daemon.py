@@ -58,7 +58,9 @@ class Box:
         self.machine.run("systemctl", "daemon-reload")
         self.machine.run("systemctl", "reset-failed", UNIT, check=False)
 
-    def configure(self, schedule: str = "* * * * *", more: str = "", target: str = LOCAL) -> None:
+    def configure(
+        self, schedule: str = "* * * * *", more: str = "", target: str = LOCAL, model: str = ""
+    ) -> None:
         self.machine.write(
             CONFIG,
             f"""\
@@ -67,7 +69,7 @@ key: {{file: /etc/backupd/key}}
 targets: {{disk: {target}}}
 policies: {{working: {{keep_last: 50}}}}
 models:
-  llama: {{path: {RUN}, settle: 1s, schedule: "{schedule}", targets: {{disk: working}}}}
+  llama: {{path: {RUN}, settle: 1s, schedule: "{schedule}", targets: {{disk: working}}{model}}}
 {more}
 """,
         )
@@ -116,6 +118,20 @@ models:
             seconds,
             f"{count} snapshots, {self.lines()}",
         )  # type: ignore[return-value]
+
+
+def commit_as_user(machine: Machine, code: str) -> None:
+    """A repository with one commit, of uid 1000 and closed to others."""
+    machine.run("install", "-d", "-o", "1000", "-g", "1000", "-m", "700", code)
+    git = (
+        *("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"),
+        *("git", "-C", code, "-c", "user.name=ml", "-c", "user.email=ml@example.org"),
+    )
+    machine.run(*git, "init", "-q")
+    machine.write(f"{code}/train.py", "print('train')\n")
+    machine.run("chown", "1000:1000", f"{code}/train.py")
+    machine.run(*git, "add", "train.py")
+    machine.run(*git, "commit", "-q", "-m", "Begin")
 
 
 @pytest.fixture
@@ -320,3 +336,19 @@ def test_a_configuration_that_is_wrong_ends_the_start_and_is_not_tried_again(box
     assert box.machine.property(UNIT, "ActiveState") == "failed"
     said = " ".join(str(entry.get("MESSAGE")) for entry in box.machine.journal(UNIT)[-6:])
     assert CONFIG in said
+
+
+def test_versions_are_committed_beside_a_users_branches_from_within_the_sandbox(box: Box) -> None:
+    code = "/home/ml/chat"
+    box.machine.run("rm", "-rf", code)
+    commit_as_user(box.machine, code)
+    box.set_up(model=f", code: {{path: {code}, git: commit}}")
+    box.start()
+    box.wait_stored(1)
+    log = ("git", "-c", "safe.directory=*", "-C", code, "log", "--format=%s %an")
+    found = box.machine.run(*log, "backupd/llama", check=False).stdout.splitlines()
+    assert found, "\n".join(str(line) for line in box.lines())
+    assert found == ["Update llama to version 1 backupd", "Begin ml"]
+    assert box.machine.run(*log, "HEAD").stdout == "Begin ml\n"
+    owners = box.machine.run("find", f"{code}/.git", "!", "-uid", "1000").stdout
+    assert owners == "", "what git wrote belongs to the user"

@@ -14,7 +14,8 @@ import pytest
 
 from backupd.config.load import check_text
 from backupd.config.settings import KeySettings, LocalTarget, NasTarget
-from backupd.config.systemd import Box, render_drop_in
+from backupd.config.systemd import render_drop_in
+from backupd.config.systemd_box import Box
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = 'o d\'d "100%" $x: é\\n;#&'
@@ -34,6 +35,7 @@ while [ $# -gt 0 ]; do
 done
 report "key $(cat "$CREDENTIALS_DIRECTORY/key")"
 report "nice $(nice)"
+for open in /proc/[0-9]*/fdinfo; do ls "$open" > /dev/null 2>&1 || report "hidden $open"; done
 report "capabilities $(grep CapEff /proc/self/status | tr -s '\t' ' ')"
 """
 
@@ -159,5 +161,5 @@ def test_the_sandbox_reads_the_models_and_writes_to_the_targets_and_nowhere_else
     rest = dict(line.split(" ", 1) for line in report[8:])
     assert rest["key"] == "secret"
     assert rest["nice"] == "19"
-    # CAP_DAC_READ_SEARCH (2) and CAP_FOWNER (3), and nothing else: capability.h.
-    assert rest["capabilities"].split()[-1] == f"{(1 << 2) | (1 << 3):016x}"
+    # Of capability.h: DAC_READ_SEARCH (2), FOWNER (3) and SYS_PTRACE (19), and nothing else.
+    assert rest["capabilities"].split()[-1] == f"{(1 << 2) | (1 << 3) | (1 << 19):016x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from backupd.config.load import load_config
 from backupd.config.settings import (
+    CodeSettings,
     KeySettings,
     LimitsSettings,
     LocalTarget,
@@ -19,7 +21,8 @@ from backupd.config.settings import (
     NotifySettings,
     Settings,
 )
-from backupd.config.systemd import Box, read_box, render_drop_in
+from backupd.config.systemd import render_drop_in
+from backupd.config.systemd_box import Box, read_box
 from backupd.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +97,7 @@ def test_verification_would_find_a_wrong_line(tmp_path: Path) -> None:
 def test_the_exposure_is_at_most_three_with_and_without_the_drop_in(
     tmp_path: Path, kind: str
 ) -> None:
-    """`open` is the widest there is: homes, /tmp, the network, another owner's target."""
+    """`open` is the widest there is: homes, /tmp, the network, others' targets and code."""
     drop_in = ""
     if kind != "bare":
         made = load_config(ROOT / "config/backupd.example.yaml", {})
@@ -107,7 +110,11 @@ def test_the_exposure_is_at_most_three_with_and_without_the_drop_in(
                 targets={**made.targets, "disk": target},
                 models={**made.models, "llama-ft": model},
             )
-            box = Box(foreign_folders=frozenset({target.path}))
+            box = Box(
+                foreign_folders=frozenset({target.path}),
+                git_folders=(Path("/home/ml/chat/.git"),),
+                foreign_code=True,
+            )
         drop_in = render_drop_in(made, box)
     place = installed(tmp_path / "units", UNIT, drop_in)
     assert_verified(place)
@@ -153,6 +160,52 @@ def test_a_model_reached_through_a_link_into_a_home_is_seen(tmp_path: Path) -> N
     link = tmp_path / "model"
     link.symlink_to("/home/ml/run")
     assert "\nProtectHome=read-only\n" in render_drop_in(settings(tmp_path, model=str(link)))
+
+
+def with_code(folder: Path, code: Path, git: str) -> Settings:
+    made = settings(folder)
+    model = replace(made.models["m"], code=CodeSettings(code, git))
+    return replace(made, models={"m": model})
+
+
+def test_commits_open_the_repository_and_let_git_run_as_its_owner(tmp_path: Path) -> None:
+    code = tmp_path / "chat"
+    (code / ".git").mkdir(parents=True)
+    (code / "src").mkdir()
+    os.chown(code / "src", 1000, 1000)
+    made = with_code(tmp_path, code / "src", "commit")
+    text = render_drop_in(made, read_box(made, program=(), code=()))
+    assert f"\nReadWritePaths=-{code}/.git\n" in text
+    assert "\nCapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE\n" in text
+    assert "\nSystemCallFilter=@setuid\n" in text
+    assert "PrivateNetwork" not in text
+    os.chown(code / "src", 0, 0)
+    assert "CAP_SETUID" not in render_drop_in(made, read_box(made, program=(), code=()))
+
+
+def test_a_work_tree_opens_its_repository_too(tmp_path: Path) -> None:
+    shared = tmp_path / "chat/.git"
+    own = shared / "worktrees/side"
+    own.mkdir(parents=True)
+    (own / "commondir").write_text("../..\n")
+    tree = tmp_path / "side"
+    tree.mkdir()
+    (tree / ".git").write_text(f"gitdir: {own}\n")
+    made = with_code(tmp_path, tree, "push")
+    text = render_drop_in(made, read_box(made, program=(), code=()))
+    assert f"\nReadWritePaths=-{own}\nReadWritePaths=-{shared}\n" in text
+    assert "\n# Git push needs the network.\nPrivateNetwork=no\n" in text
+
+
+def test_recorded_code_is_seen_and_opens_nothing(tmp_path: Path) -> None:
+    made = with_code(tmp_path, Path("/home/ml/chat"), "record")
+    text = render_drop_in(made, read_box(made, program=(), code=()))
+    assert "\nProtectHome=read-only\n" in text and ".git" not in text
+
+
+def test_writing_beside_models_that_can_be_cloned_is_left_to_the_admin(tmp_path: Path) -> None:
+    text = render_drop_in(settings(tmp_path), Box(cloning=(Path("/srv/runs/llama ft"),)))
+    assert "\n#   ReadWritePaths=/srv/runs\n#   CapabilityBoundingSet=CAP_DAC_OVERRIDE\n" in text
 
 
 @pytest.mark.parametrize(

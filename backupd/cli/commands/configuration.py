@@ -106,7 +106,8 @@ def systemd_command(app: App) -> None:
 
     Make it anew whenever a path, a target or the key's place changes.
     """
-    from backupd.config.systemd import read_box, render_drop_in
+    from backupd.config.systemd import render_drop_in
+    from backupd.config.systemd_box import read_box
 
     path = config_path(app).absolute()
     settings = load_settings(app)
