@@ -186,8 +186,8 @@ def _writing(settings: Settings, box: Box) -> list[str]:
         lines += [f"ReadWritePaths={_listed(place, optional=True)}" for place in box.git_folders]
     if box.foreign_code:
         lines += [
-            "# git runs as the repository's owner, in a folder that is handed over to it.",
-            "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE",
+            "# git runs as the repository's owner.",
+            "CapabilityBoundingSet=CAP_SETUID CAP_SETGID",
             "SystemCallFilter=@setuid",
         ]
     if box.cloning:

@@ -176,7 +176,7 @@ def test_commits_open_the_repository_and_let_git_run_as_its_owner(tmp_path: Path
     made = with_code(tmp_path, code / "src", "commit")
     text = render_drop_in(made, read_box(made, program=(), code=()))
     assert f"\nReadWritePaths=-{code}/.git\n" in text
-    assert "\nCapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE\n" in text
+    assert "\nCapabilityBoundingSet=CAP_SETUID CAP_SETGID\n" in text
     assert "\nSystemCallFilter=@setuid\n" in text
     assert "PrivateNetwork" not in text
     os.chown(code / "src", 0, 0)

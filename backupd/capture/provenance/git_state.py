@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from backupd.capture.folders import shown
 from backupd.capture.provenance.git import GitRepository, object_id
-from backupd.capture.provenance.running import Account, ProgramError
+from backupd.capture.provenance.running import ProgramError, Programs, working_folder
 from backupd.capture.secrets import MOST_BYTES as SECRET_BYTES
 from backupd.capture.secrets import is_secret_name, why_secret
 
@@ -310,14 +309,11 @@ def private_trees(
     leave: Sequence[bytes] = (),
 ) -> Iterator[GitTrees]:
     """An index of our own, a copy of the repository's, in a folder that goes away again."""
-    account = repository.programs.account
-    with tempfile.TemporaryDirectory(prefix="backupd-code-") as made:
-        work = os.fsencode(made)
-        os.mkdir(os.path.join(work, b"objects"))
+    programs = repository.programs
+    with working_folder(programs) as work:
         index = os.path.join(work, b"index")
-        copied = _copy_index(os.path.join(repository.folder, b"index"), index)
-        if account is not None:
-            _hand_over(account, work, os.path.join(work, b"objects"), *([index] if copied else []))
+        programs.run(["mkdir", "--", os.path.join(work, b"objects")])
+        copied = _copy_index(programs, os.path.join(repository.folder, b"index"), index)
         trees = GitTrees(
             repository,
             work,
@@ -330,25 +326,16 @@ def private_trees(
         yield trees
 
 
-def _copy_index(source: bytes, to: bytes) -> bool:
+def _copy_index(programs: Programs, source: bytes, to: bytes) -> bool:
     """Copy the index with its time, by which git tells what may have changed since (racy-git)."""
     try:
-        descriptor = os.open(source, _OPEN)
+        found = os.stat(source, follow_symlinks=False)
     except OSError:
         return False
-    with open(descriptor, "rb") as file, open(to, "xb") as copy:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_INDEX_BYTES:
-            raise ProgramError(f"{shown(source)} is no index that could be read")
-        while part := file.read(4 << 20):
-            copy.write(part)
-    os.utime(to, ns=(found.st_atime_ns, found.st_mtime_ns))
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_INDEX_BYTES:
+        raise ProgramError(f"{shown(source)} is no index that could be read")
+    programs.run(["cp", "--no-dereference", "--preserve=timestamps", "--", source, to])
     return True
-
-
-def _hand_over(account: Account, *paths: bytes) -> None:
-    for path in paths:
-        os.chown(path, account.uid, account.gid)
 
 
 def _quoted(path: bytes) -> str:

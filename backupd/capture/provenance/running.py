@@ -17,6 +17,7 @@ from typing import IO
 from backupd.errors import BackupdError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FOLDER = "backupd-code-"
 _SAID_BYTES = 4096
 _SAID_LINES = 3
 MOST_BYTES = 64 << 20
@@ -187,6 +188,25 @@ class Programs:
             raise ProgramError(f"{_named(arguments)} is not installed") from None
         except (OSError, subprocess.SubprocessError) as error:
             raise ProgramError(f"{_named(arguments)} cannot be run: {error}") from None
+
+
+@contextmanager
+def working_folder(programs: Programs) -> Iterator[bytes]:
+    """A folder for what programs write, which goes away again; it is that of whom they run as.
+
+    Raises `ProgramError`.
+    """
+    if programs.account is None:
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+            yield os.fsencode(folder)
+        return
+    # Made and removed by its owner: systemd's sandbox takes away the right to hand it over.
+    template = os.path.join(tempfile.gettempdir(), _FOLDER + "XXXXXXXXXX")
+    made = programs.run(["mktemp", "--directory", template]).rstrip(b"\n")
+    try:
+        yield made
+    finally:
+        programs.run(["rm", "--recursive", "--force", "--", made])
 
 
 def _named(arguments: Sequence[str | bytes]) -> str:
