@@ -93,6 +93,31 @@ def plan_prune(root: Path, blobs: int) -> Figures:
     return {"s": end - begin, "packs": plan.packs_total, "marked": plan.packs_marked}
 
 
+def carry_out_prune(root: Path, blobs: int) -> Figures:
+    """Mark what is not needed, and a day later delete it, with the requests of both.
+
+    A target in a bucket deletes a thousand in a request; the figure is what that would cost.
+    """
+    from backupd.operations.prune import prune
+    from benchmarks.scale_world import TARGET, later, open_world
+
+    figures: Figures = {}
+    requests: dict[str, int] = {}
+    for name, days in (("mark", 0), ("delete", 2)):
+        with open_world(root, ahead=later() + days * 86_400) as installation:
+            begin = time.perf_counter()
+            done = prune(installation, TARGET)
+            figures[f"{name} s"] = time.perf_counter() - begin
+            for kind, count in installation.traffic[TARGET].counts().requests.items():
+                requests[kind] = requests.get(kind, 0) + count
+    figures["deleted packs"] = done.packs_deleted
+    singles = requests.pop("delete", 0) - done.packs_deleted
+    for kind, count in requests.items():
+        figures[f"{kind} requests"] = count
+    figures["delete requests"] = singles + -(-done.packs_deleted // 1000)
+    return figures
+
+
 def _refuse(message: str) -> None:
     raise AssertionError(message)
 
@@ -108,6 +133,7 @@ MEASUREMENTS: dict[str, Callable[[Path, int], Figures]] = {
     "a million fresh blobs on top": add_fresh,
     "tables of all packs": rebuild_tables,
     "plan of a prune": plan_prune,
+    "a prune carried out": carry_out_prune,
 }
 
 
@@ -154,7 +180,7 @@ def _run(work: Path, options: argparse.Namespace) -> None:
     print(f"\n| {options.blobs:,} blobs | figures (medians of {options.repeat}) |\n|---|---|")
     root = work / "index"
     build_index_only(root, options.blobs)
-    for name in list(MEASUREMENTS)[:-1]:
+    for name in list(MEASUREMENTS)[:-2]:
         once = name.startswith("first")
         runs = [_measure(name, root, options.blobs) for _ in range(1 if once else options.repeat)]
         _print_row(name, _medians(runs))
@@ -165,6 +191,7 @@ def _run(work: Path, options: argparse.Namespace) -> None:
     build_with_snapshots(root, options.prune_blobs)
     runs = [_measure("plan of a prune", root, options.prune_blobs) for _ in range(options.repeat)]
     _print_row(f"plan of a prune of {options.prune_blobs:,} blobs", _medians(runs))
+    _print_row("that prune carried out", _measure("a prune carried out", root, options.prune_blobs))
 
 
 def _print_row(name: str, figures: Figures) -> None:

@@ -29,6 +29,8 @@ from backupd.repository.writer import GRACE_SECONDS
 
 # Packs of one index object; each has a record of some 50 bytes a blob.
 _PACKS_PER_INDEX = 4096
+# What one request of S3 deletes; between two of them a prune can be stopped.
+_DELETE_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +195,12 @@ def _carry_out(
     if plan.rewrite_index:
         _rewrite_index(repository, survey, fresh, gone)
     progress.begin("delete")
-    for pack_id in sorted(plan.delete):
+    due = [pack_name(pack_id) for pack_id in sorted(plan.delete)]
+    for begin in range(0, len(due), _DELETE_AT_ONCE):
         checkpoint()
-        repository.target.delete(pack_name(pack_id))
-        progress.advance(0, 1)
+        batch = due[begin : begin + _DELETE_AT_ONCE]
+        repository.target.delete_many(batch)
+        progress.advance(0, len(batch))
     _rewrite_tombstones(repository, survey.tombstones, gone | plan.unmark)
 
 

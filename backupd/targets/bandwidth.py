@@ -83,6 +83,10 @@ class LimitedTarget(WrappedTarget):
         self._bucket.take(total_size(parts), wait=not name.startswith(_PROMPT))
         self._target.put(name, parts, warm=warm)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`."""
+        self._target.delete_many(names)
+
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""
         self._bucket.take(total_size(parts), wait=not name.startswith(_PROMPT))

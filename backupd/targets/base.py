@@ -99,6 +99,13 @@ class Target(Protocol):
         """Remove the object; an absent one is no error."""
         ...
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """As `delete` for each, in as few requests as the store allows.
+
+        When it raises, some may be gone and others not.
+        """
+        ...
+
     def close(self) -> None:
         """Give back connections and threads; the target is not used afterwards."""
         ...

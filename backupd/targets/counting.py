@@ -96,5 +96,11 @@ class CountingTarget(WrappedTarget):
         self._add("delete")
         self._target.delete(name)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`."""
+        for _ in names if self._requests else ():
+            self._add("delete")
+        self._target.delete_many(names)
+
     def _add(self, kind: str, *, written: int = 0, read: int = 0) -> None:
         self._traffic.add(kind if self._requests else "", written=written, read=read)

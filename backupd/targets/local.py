@@ -138,6 +138,11 @@ class FolderTarget:
         self._run(name, remove, writing=True)
         self._handles.drop(name)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`."""
+        for name in names:
+            self.delete(name)
+
     def close(self) -> None:
         """Close the files kept for reading."""
         self._handles.close()

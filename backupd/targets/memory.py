@@ -98,6 +98,11 @@ class MemoryTarget:
         with self._lock:
             self._objects.pop(name, None)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`."""
+        for name in names:
+            self.delete(name)
+
     def close(self) -> None:
         """Keep what is held: a test may open the same memory again."""
 

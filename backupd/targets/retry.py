@@ -115,6 +115,10 @@ class RetryTarget(WrappedTarget):
         """See `Target.delete`."""
         self._try(lambda: self._target.delete(name))
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`."""
+        self._try(lambda: self._target.delete_many(names))
+
     def _try(self, action: Callable[[], _Result]) -> _Result:
         waited = 0.0
         attempt = 0

@@ -28,6 +28,7 @@ from backupd.targets.claims import put_with_claim
 from backupd.targets.parts import PartsReader
 from backupd.targets.s3_classes import is_cold
 from backupd.targets.s3_conditions import FOLDER, Conditions
+from backupd.targets.s3_deleting import Deleting
 from backupd.targets.s3_errors import absent_bucket, error_code, is_from_store, translate
 from backupd.targets.s3_lock import ObjectLock
 from backupd.targets.s3_upload import abort_stale_uploads, upload_in_parts
@@ -86,6 +87,9 @@ class BucketTarget:
             lambda action: self._run(FOLDER, action, writing=True), self._bucket, self._prefix
         )
         self._bucket_seen = False
+        self._deleting = Deleting(
+            lambda name, action: self._run(name, action, writing=True), self._bucket, self._prefix
+        )
 
     @property
     def name(self) -> str:
@@ -226,15 +230,11 @@ class BucketTarget:
 
     def delete(self, name: str) -> None:
         """See `Target.delete`."""
-        check_name(name)
-        try:
-            self._run(
-                name,
-                lambda client: client.delete_object(Bucket=self._bucket, Key=self._key(name)),
-                writing=True,
-            )
-        except ObjectMissingError:
-            pass  # Amazon says nothing of it, others answer 404
+        self._deleting.delete(check_name(name))
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`."""
+        self._deleting.delete_many(names)
 
     def close(self) -> None:
         """Close connections and threads."""

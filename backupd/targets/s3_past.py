@@ -47,6 +47,10 @@ class PastBucketTarget(BucketTarget):
         """Raises `TargetReadOnlyError`."""
         raise self._refusal()
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Refused."""
+        raise self._refusal()
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Target.list`."""
         check_prefix(prefix)

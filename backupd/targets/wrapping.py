@@ -54,6 +54,11 @@ class WrappedTarget:
         """See `Target.delete`."""
         self._target.delete(name)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """See `Target.delete_many`; each by `delete`, so that what overrides that sees each."""
+        for name in names:
+            self.delete(name)
+
     def close(self) -> None:
         """See `Target.close`."""
         self._target.close()

@@ -176,6 +176,18 @@ def test_a_listing_and_a_stat_tell_size_and_time(target: Target) -> None:
     assert abs(listed.modified - time.time()) < 30
 
 
+def test_many_are_deleted_at_once_and_absent_ones_are_no_error(target: Target) -> None:
+    names = [f"packs/ab/{number:04d}" for number in range(7)]
+    for name in names[:5]:
+        target.put(name, [b"x"])
+    target.put("packs/ab/stays", [b"x"])
+    target.delete_many(names)
+    target.delete_many([])
+    assert [info.name for info in target.list("")] == ["packs/ab/stays"]
+    with pytest.raises(BackupdError):
+        target.delete_many(["packs/../other"])
+
+
 def test_what_is_deleted_is_gone_and_may_be_deleted_again(target: Target) -> None:
     target.put("packs/b0/gone", [b"bytes"])
     buffer = bytearray(5)

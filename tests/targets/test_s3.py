@@ -339,3 +339,20 @@ def test_parts_read_as_one_file_from_any_place() -> None:
                 assert got == b"abcdefghi"[start + place : stop]
                 assert reader.tell() == stop - start
             assert reader.seek(0, io.SEEK_END) == stop - start
+
+
+def test_a_thousand_deletions_cost_one_request(
+    s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    sent: list[str] = []
+    settings = s3_settings(s3_server, tmp_path, bucket, prefix="many")
+    target = BucketTarget(settings, on_request=sent.append)
+    names = [f"packs/ab/{number:04d}" for number in range(1200)]
+    for name in names[::100]:
+        target.put(name, [b"x"])
+    sent.clear()
+    target.delete_many(names)
+    assert sent.count("delete") <= 2, sent[:5]
+    assert len(sent) <= 3
+    assert list(target.list("")) == []
+    target.close()
