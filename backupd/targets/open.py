@@ -27,6 +27,8 @@ _OPTIONS = (
     "path_style",
     "ca_bundle",
     "credentials_file",
+    "proxy",
+    "sse_customer_key_file",
     "as_of",
 )
 
@@ -151,6 +153,9 @@ def parse_location(location: str) -> TargetSettings:
         path_style=options.get("path_style", "false").lower() in ("1", "true", "yes"),
         ca_bundle=_path(options.get("ca_bundle", "")),
         credentials_file=_path(options.get("credentials_file", "")),
+        proxy=options.get("proxy", ""),
+        sse="customer" if options.get("sse_customer_key_file") else "",
+        sse_customer_key_file=_path(options.get("sse_customer_key_file", "")),
         as_of=_time(options.get("as_of", "")),
     )
 

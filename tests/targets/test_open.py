@@ -38,6 +38,17 @@ def test_an_s3_address_is_an_s3_target() -> None:
     )
 
 
+def test_what_a_store_needs_to_be_read_can_be_said_in_the_address() -> None:
+    found = parse_location("s3://bucket?sse_customer_key_file=/k&proxy=http://proxy:3128")
+    assert found == S3Target(
+        "s3",
+        "bucket",
+        sse="customer",
+        sse_customer_key_file=Path("/k"),
+        proxy="http://proxy:3128",
+    )
+
+
 @pytest.mark.parametrize(
     ("location", "said"),
     [
