@@ -6,14 +6,19 @@ Requests come from whoever may open the socket, so every part of them is checked
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from backupd.daemon.control import Peer
 from backupd.daemon.engine import Engine
 from backupd.daemon.queue import Job, Kind, State, Ticket
 from backupd.daemon.wire import HEARTBEAT_SECONDS, SnapshotResult, encode_info, encode_result
 from backupd.errors import NotFoundError, UsageError
 from backupd.policy.schemes import SCHEMES
+
+_MAX_TOKEN = 64
 
 Request = Mapping[str, Any]
 Reply = Mapping[str, Any]
@@ -27,9 +32,31 @@ class Answers:
         self._engine = engine
         self._reload = reload
 
-    def __call__(self, request: Request) -> Iterator[Reply]:
+    def for_trainer(self, request: Request, peer: Peer) -> Iterator[Reply]:
+        """What a training program may ask for of its own models; see `control.Answer`.
+
+        A model is that of the user whose folder it is. Raises `BackupdError`.
+        """
+        if request.get("op") not in ("snapshot", "hold", "release"):
+            raise UsageError("a training program may ask for snapshots alone", hint="use sudo")
+        for name in _names(request, "models") or [_text(request, "model")]:
+            model = self._engine.settings.models.get(name)
+            if model is None or not _owns(peer.user, model.path):
+                raise NotFoundError(
+                    f"no model {name!r} of this user is configured",
+                    hint="the owner of a model's folder may ask for it, and root",
+                )
+        yield from self(request, peer)
+
+    def __call__(self, request: Request, peer: Peer) -> Iterator[Reply]:
         """See `control.Answer`. Raises `BackupdError` for what cannot be answered."""
         match request.get("op"):
+            case "hold":
+                self._hold(request, peer)
+                yield {"ok": True}
+            case "release":
+                self._engine.holds.release(_text(request, "token")[:_MAX_TOKEN], pid=peer.pid)
+                yield {"ok": True}
             case "status":
                 yield {"ok": True, **self.status()}
             case "list":
@@ -44,6 +71,16 @@ class Answers:
     def status(self) -> dict[str, object]:
         """The status document; see `daemon.status`."""
         return {"reload": dict(self._reload()), **self._engine.status()}
+
+    def _hold(self, request: Request, peer: Peer) -> None:
+        model = _text(request, "model")
+        if model not in self._engine.settings.models:
+            raise NotFoundError(f"no model {model!r} is configured")
+        seconds = request.get("seconds")
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            raise UsageError("seconds must be a number")
+        token = _text(request, "token")[:_MAX_TOKEN]
+        self._engine.holds.hold(model, token, pid=peer.pid, seconds=float(seconds))
 
     def _list(self, request: Request) -> list[dict[str, Any]]:
         found = self._engine.list_snapshots(
@@ -84,6 +121,7 @@ class Answers:
                     epoch=epoch,
                     asked=True,
                     now=request.get("now") is True,
+                    newest=request.get("newest") is True,
                     reason="asked for",
                 )
             )
@@ -128,6 +166,14 @@ def _result(ticket: Ticket) -> SnapshotResult:
         hint=outcome.hint,
         exit_code=outcome.exit_code,
     )
+
+
+def _owns(user: int, folder: Path) -> bool:
+    """Whether a user may speak for the model in `folder`."""
+    try:
+        return user in (0, os.geteuid(), os.stat(folder).st_uid)
+    except OSError:
+        return False
 
 
 def _text(request: Request, name: str) -> str:

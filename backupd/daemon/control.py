@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backupd.daemon.wire import (
     MAX_REQUEST_BYTES,
@@ -34,28 +34,41 @@ SEND_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("iII")
 
 Reply = Mapping[str, Any]
+
+
+class Peer(NamedTuple):
+    """The process that asks, as the kernel knows it; `pid` is 0 where it lives in a namespace
+    that is out of sight."""
+
+    pid: int
+    user: int
+
+
 # Gives the events of a request, and its final reply (which has `ok`) last.
-Answer = Callable[[Mapping[str, Any]], Iterator[Reply]]
+Answer = Callable[[Mapping[str, Any], Peer], Iterator[Reply]]
 
 
 class ControlServer:
-    """Listens at `<state_dir>/control.sock`; the lock of the state folder must be held."""
+    """Listens at a name in a folder that is the daemon's own; `state_dir`'s lock must be held."""
 
     def __init__(
         self,
-        state_dir: Path,
+        folder: Path,
         answer: Answer,
         *,
         log: Log,
-        allowed: frozenset[int],
+        allowed: frozenset[int] | None,
+        name: str = SOCKET_NAME,
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """`allowed` are the user ids that may ask. Raises `BackupdError`."""
+        """`allowed` are the user ids that may ask; None leaves it to `answer`, which is told who
+        does. Raises `BackupdError`.
+        """
         self._answer = answer
         self._log = log
         self._allowed = allowed
         self._request_seconds = request_seconds
-        self._place = state_dir / SOCKET_NAME
+        self._place = folder / name
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._serving: set[threading.Thread] = set()
         self._closing = threading.Event()
@@ -63,9 +76,9 @@ class ControlServer:
         try:
             # What is left of a daemon that was killed; nobody else listens, as we have the lock.
             self._place.unlink(missing_ok=True)
-            with socket_address(state_dir) as address:
+            with socket_address(folder, name) as address:
                 # The mode must be right from the start; no other thread makes files yet.
-                mask = os.umask(0o177)
+                mask = os.umask(0o177 if allowed is not None else 0o111)
                 try:
                     self._listener.bind(address)
                 finally:
@@ -137,9 +150,9 @@ class ControlServer:
 
     def _converse(self, connection: socket.socket) -> None:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, user, _ = _CREDENTIALS.unpack(raw)
-        if user not in self._allowed:
-            self._log.warning("a user who may not ask did", uid=user)
+        peer = Peer(*_CREDENTIALS.unpack(raw)[:2])
+        if self._allowed is not None and peer.user not in self._allowed:
+            self._log.warning("a user who may not ask did", uid=peer.user)
             _send(connection, _refusal("this user may not ask the daemon", "use sudo"))
             return
         lines = Lines(connection, MAX_REQUEST_BYTES)
@@ -153,12 +166,12 @@ class ControlServer:
             if request is None:
                 return
             connection.settimeout(SEND_SECONDS)
-            for reply in self._replies(request):
+            for reply in self._replies(request, peer):
                 connection.sendall(encode_line(reply))
 
-    def _replies(self, request: Mapping[str, Any]) -> Iterator[Reply]:
+    def _replies(self, request: Mapping[str, Any], peer: Peer) -> Iterator[Reply]:
         try:
-            yield from self._answer(request)
+            yield from self._answer(request, peer)
         except BackupdError as error:
             yield _refusal(str(error), error.hint, error.exit_code)
         except OSError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from backupd import __version__
 from backupd.config.settings import ModelSettings, S3Target, Settings
 from backupd.daemon.copies import at_once, next_copy, why_copy
+from backupd.daemon.holds import Holds
 from backupd.daemon.perform import Performer
 from backupd.daemon.queue import Job, JobQueue, Kind
 from backupd.daemon.returns import ASK_FAR_SECONDS, ASK_SECONDS, Returns
@@ -101,6 +102,7 @@ class Engine:
         self._returns = Returns(
             self._answers, on_return=self._catch_up_at_once, ask_seconds=self._ask_seconds
         )
+        self.holds = Holds(clocks.monotonic)
         self.queue = JobQueue(
             Performer(
                 verbs,
@@ -109,6 +111,7 @@ class Engine:
                 environment=environment,
                 clock=clocks.wall,
                 store=store,
+                holds=self.holds,
                 log=log,
             ),
             on_crash=lambda job, error: log.error(f"{job.key} crashed", exc_info=error),

@@ -14,6 +14,7 @@ from backupd.config.settings import LimitsSettings, Settings
 from backupd.daemon.aftermath import after_run, missing_of
 from backupd.daemon.copies import MAX_ERROR, failing, newest_version
 from backupd.daemon.copy_job import bring_up_to_date, not_configured
+from backupd.daemon.holds import Holds
 from backupd.daemon.pressure import PacedProgress, Pacer
 from backupd.daemon.queue import Job, Kind, Later, Outcome, State
 from backupd.daemon.state import StateStore, failed, succeeded
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from backupd.operations.installation import Installation
 
 _MOST_TOLD = 100
+_HELD_PAUSE_SECONDS = 1.0
 
 
 class Performer:
@@ -59,6 +61,7 @@ class Performer:
         environment: Mapping[str, str],
         clock: Callable[[], float],
         store: StateStore,
+        holds: Holds,
         log: Log,
     ) -> None:
         self._pacer: Pacer | None = None
@@ -69,6 +72,7 @@ class Performer:
         self._environment = environment
         self._clock = clock
         self._store = store
+        self._holds = holds
         self._log = log
         self._since = clock()
         self._upload = SharedLimit()
@@ -233,6 +237,10 @@ class Performer:
             return not_configured(job)
         if job.scheme:
             model = replace(model, scheme=job.scheme)
+        since = started if waiting_since is None else waiting_since
+        holder = "" if job.now else self._holds.holder(job.name)
+        if holder and started - since < model.settle_max_seconds:
+            raise NotSettledError(_HELD_PAUSE_SECONDS, holder)
         watch = self._watch(job.name)
         if watch is not None:
             watch.take()
@@ -246,11 +254,7 @@ class Performer:
                 known_version=newest_version(self._store.get(job.key)),
                 step=job.step,
                 epoch=job.epoch,
-                settling=Settling(
-                    rules_of(job, model),
-                    since=started if waiting_since is None else waiting_since,
-                    wait_here=False,
-                ),
+                settling=Settling(rules_of(job, model), since=since, wait_here=False),
                 progress=progress,
                 stop=stop,
             )

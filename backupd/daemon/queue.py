@@ -51,7 +51,8 @@ class Job:
     `target` is where a copy goes, and empty for all else. `labels` and `metrics` are sorted
     pairs; `scheme` is empty for the configured one; `step` and `epoch` are where the training
     stands, if somebody said. `asked` tells a wish from a schedule, and with `now` it does not
-    wait. Why it runs is not part of what it is.
+    wait. Of those with `newest` the last one asked for stands for all that have not begun. Why it
+    runs is not part of what it is.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class Job:
     epoch: float | None = None
     asked: bool = False
     now: bool = False
+    newest: bool = False
     reason: str = field(default="", compare=False)
 
     @property
@@ -222,6 +224,9 @@ class JobQueue:
         with self._wakeup:
             for ticket in self._pending:
                 if ticket.job == job:
+                    return ticket
+                if job.newest and ticket.job.newest and ticket.job.key == job.key:
+                    ticket.job = job
                     return ticket
             ticket = Ticket(job, threading.Event())
             if self._stopping:

@@ -34,6 +34,7 @@ from backupd.daemon.page import StatusPage
 from backupd.daemon.queue import State
 from backupd.daemon.state import STATE_NAME, StateStore
 from backupd.daemon.verbs import Verbs, real_verbs
+from backupd.daemon.wire import TRAINER_SOCKET_NAME
 from backupd.errors import EXIT_DONE, EXIT_INTERRUPTED, BackupdError, ConfigError
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Service:
                 log=self._log,
                 allowed=frozenset({0, os.geteuid()}),
             )
+            trainers = self._trainers(answers)
             page = StatusPage(answers.status, log=self._log)
             messenger = Messenger(
                 settings=lambda: engine.settings.notify,
@@ -139,6 +141,8 @@ class Service:
             with _Signals(self._ring), _LibraryLog(self._log):
                 engine.queue.start()
                 control.start()
+                if trainers is not None:
+                    trainers.start()
                 page.apply(settings.status_listen)
                 messenger.start()
                 self._log.info(
@@ -151,7 +155,29 @@ class Service:
                 self._loop(engine, control, page)
                 messenger.close()
                 page.close()
+                if trainers is not None:
+                    trainers.close()
                 return self._end(engine, control)
+
+    def _trainers(self, answers: Answers) -> ControlServer | None:
+        """The socket for training programs of any user, in the runtime folder of systemd.
+
+        Without that folder they use the control socket, which is their own user's then.
+        """
+        folder = self._environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        if not folder.startswith("/"):
+            return None
+        try:
+            return ControlServer(
+                Path(folder),
+                answers.for_trainer,
+                log=self._log,
+                allowed=None,
+                name=TRAINER_SOCKET_NAME,
+            )
+        except BackupdError as error:
+            self._log.warning(error.message, hint=error.hint)
+            return None
 
     def _loop(self, engine: Engine, control: ControlServer, page: StatusPage) -> None:
         """Turns until it is told to stop. Nothing in it may wait for a disk or a network."""

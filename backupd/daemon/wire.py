@@ -20,6 +20,7 @@ from backupd.operations.reports import SnapshotInfo, SnapshotReport, TargetResul
 from backupd.repository.danger import Danger
 
 SOCKET_NAME = "control.sock"
+TRAINER_SOCKET_NAME = "trainer.sock"
 MAX_REQUEST_BYTES = 256 * 1024
 MAX_REPLY_BYTES = 256 << 20
 # A daemon that is alive sends a line this often while a client waits for a job.
@@ -82,15 +83,15 @@ def encode_line(value: Mapping[str, object]) -> bytes:
 
 
 @contextmanager
-def socket_address(state_dir: Path) -> Iterator[str]:
-    """An address of the control socket that fits, however long the path of the folder is."""
-    path = str(state_dir / SOCKET_NAME)
+def socket_address(state_dir: Path, name: str = SOCKET_NAME) -> Iterator[str]:
+    """An address of a socket in a folder that fits, however long the path of the folder is."""
+    path = str(state_dir / name)
     if len(os.fsencode(path)) <= _MAX_ADDRESS:
         yield path
         return
     folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{folder}/{SOCKET_NAME}"
+        yield f"/proc/self/fd/{folder}/{name}"
     finally:
         os.close(folder)
 

@@ -31,6 +31,7 @@ from backupd.operations.previous import Previous
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotReport, TargetResult
 from backupd.operations.settle_plan import Plan, Settling
+from backupd.operations.training_files import TrainingFiles
 from backupd.operations.tree_cache import TreeCache
 from backupd.operations.tree_sink import TreeSink
 from backupd.repository.copying import StaleIndexError
@@ -260,6 +261,7 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
             previous_version=previous.snapshot.record.version if previous.snapshot else 0,
             last=last,
         )
+        training = TrainingFiles(scan)
         try:
             capture.freeze()
             for item, before in previous.beside(scan):
@@ -269,7 +271,9 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
                     )
                 if isinstance(item, Skipped):
                     capture.skip(item)
-                elif choice.leaves(item):
+                    continue
+                training.see(item)
+                if choice.leaves(item):
                     sink.changed = sink.changed or before is not None
                 elif secret := inspection.leaves(item):
                     capture.left_out.append(secret)
@@ -287,7 +291,7 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
                 return _Outcome(previous.snapshot, True, capture.left_out)
             record = _record(request, previous, sink, trees, capture.left_out, started)
             record = replace(
-                record,
+                _standing(record, training),
                 scheme=choice.scheme,
                 left_out=choice.left_out(),
                 ancestry=previous.ancestry(),
@@ -303,6 +307,19 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
         finally:
             capture.close()
     return _Outcome(stored, False, capture.left_out)
+
+
+def _standing(record: SnapshotRecord, training: TrainingFiles) -> SnapshotRecord:
+    """The record with what the training's files tell and nobody said."""
+    found = training.standing()
+    if found is None:
+        return record
+    return replace(
+        record,
+        step=found.step if record.step is None else record.step,
+        epoch=found.epoch if record.epoch is None else record.epoch,
+        metrics={**found.metrics, **record.metrics},
+    )
 
 
 def _record(

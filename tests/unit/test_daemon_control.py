@@ -49,7 +49,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
     def begin(folder: Path = tmp_path, **options: Any) -> ControlServer:
         options = {"log": LogLines().log, "allowed": frozenset({0, os.geteuid()}), **options}
-        server = ControlServer(folder, options.pop("answer", echo), **options)
+        answer = options.pop("answer", echo)
+        server = ControlServer(folder, lambda request, peer: answer(request), **options)
         server.start()
         made.append(server)
         return server
