@@ -40,6 +40,7 @@ COMMANDS = {
     "restore": _lazy("restore", "restore_command", "Give a snapshot back.", _DAILY),
     "mount": _lazy("mounting", "mount_command", "Show snapshots as folders.", _DAILY),
     "export": _lazy("exporting", "export_command", "Give snapshots as tar or folders.", _DAILY),
+    "import": _lazy("importing", "import_command", "Take a model's past in.", _DAILY),
     "switch": _lazy("switching", "switch_command", "Make a folder be a version.", _DAILY),
     "label": _lazy("snapshot", "label_command", "Put labels on a snapshot.", _DAILY),
     "forget": _lazy("keeping", "forget_command", "Drop snapshots.", _KEEPING),

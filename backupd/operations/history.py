@@ -9,6 +9,7 @@ from backupd.errors import NotFoundError, UsageError
 from backupd.operations.catalog import read_catalog
 from backupd.operations.heads import read_head
 from backupd.operations.installation import Installation
+from backupd.operations.past import LABEL
 from backupd.operations.reports import SnapshotInfo
 from backupd.policy.history import GraphLine, Node, draw, stands_on
 from backupd.policy.nearest import nearest_names
@@ -65,7 +66,8 @@ def read_history(
         )
     by_version = {snapshot.info.version: snapshot for snapshot in mine}
     head = read_head(installation, model) if host == installation.settings.host else None
-    here = max(by_version)
+    # What was imported never was in the model's own folder.
+    here = max((n for n, s in by_version.items() if LABEL not in s.info.labels), default=0)
     if head is not None and here <= head.above:
         here = head.version
     nodes = [

@@ -42,6 +42,19 @@ from backupd.repository.snapshots import SnapshotRecord
 _MOST_MOVED = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an imported snapshot is of: its time (seconds since the epoch), and the folder that it
+    is to be given back to."""
+
+    time: float
+    root: bytes
+
+    def told_of(self, record: SnapshotRecord) -> SnapshotRecord:
+        """The record as of then."""
+        return replace(record, time=self.time, root=self.root)
+
+
 def take_snapshot(
     installation: Installation,
     model: ModelSettings,
@@ -53,6 +66,7 @@ def take_snapshot(
     step: int | None = None,
     epoch: float | None = None,
     settling: Settling | None = None,
+    past: Past | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> SnapshotReport:
@@ -61,7 +75,8 @@ def take_snapshot(
     Without `copy` the others are left to whoever called: the report names them as pending. With
     labels or metrics a snapshot is made even where nothing changed; its number is above
     `known_version`. `settling` says how long to wait for checkpoint files that are being written;
-    without it as long as one who asks would. A target that fails is named in the report; the call
+    without it as long as one who asks would. `past` says what it is of where that is not the
+    present state of the model's own folder. A target that fails is named in the report; the call
     raises only where no target took the snapshot, where the model cannot be read at all,
     `NotSettledError` and `StoppedError`.
     """
@@ -81,6 +96,7 @@ def take_snapshot(
         epoch,
         settling or Settling(asked_rules(model.settle_seconds)),
         known_version,
+        past,
         progress,
         stop,
     )
@@ -144,6 +160,7 @@ class _Request:
     epoch: float | None
     settling: Settling
     known_version: int
+    past: Past | None
     progress: Progress
     stop: threading.Event
 
@@ -298,6 +315,8 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
                 findings=inspection.findings(),
                 secrets=inspection.secrets,
             )
+            if request.past is not None:
+                record = request.past.told_of(record)
             lowest = partial(_lowest_version, request, one.repository.name)
             with kept_code(installation, model, sink, record, parent) as code:
                 stored = sink.commit(code.record, lowest, code.complete)
