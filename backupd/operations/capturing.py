@@ -104,11 +104,16 @@ class Capture:
             raise MovedOnError
         self.left_out.append(skipped)
 
+    def pass_over(self, item: Scanned, before: PreviousEntry | None) -> None:
+        """Take note of a path that is there and not wanted."""
+        self._visited.add(item.path)
+        self._sink.changed = self._sink.changed or before is not None
+
     def take(self, item: Scanned, before: PreviousEntry | None) -> None:
         """Take in a path. Raises `MovedOnError`."""
+        self._visited.add(item.path)
         try:
             if item.type is FileType.FILE:
-                self._visited.add(item.path)
                 self._take_file(item, before)
                 return
             now_ns = int(self._clock() * 1e9)

@@ -103,7 +103,8 @@ class _Look:
         self._folders.setdefault(above, {})[name_of(item.path)] = Member(
             item.path, found.st_size, found.st_mtime_ns, changed
         )
-        if not same and item.type is FileType.FILE:
+        # Another name of a file that the scheme leaves out under its first comes as a file.
+        if not same and item.type in (FileType.FILE, FileType.HARDLINK):
             self._candidates[item.path] = item
 
     def _judge(self, scan: Scan) -> None:

@@ -291,10 +291,10 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
                     continue
                 training.see(item)
                 if choice.leaves(item):
-                    sink.changed = sink.changed or before is not None
+                    capture.pass_over(item, before)
                 elif secret := inspection.leaves(item):
                     capture.left_out.append(secret)
-                    sink.changed = sink.changed or before is not None
+                    capture.pass_over(item, before)
                 elif before is not None and before.matches(item) and inspection.knows(item, before):
                     sink.keep(before)
                 else:

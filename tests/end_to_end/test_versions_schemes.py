@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.rigs.command_line import CommandLine
 from tests.support.checkpoints import safetensors, weights
 from tests.support.world import MODEL, World, make_world, manifest_of, scratch
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "containers"
 ROLES = {
     "weights": ("checkpoint-5/model.safetensors", "checkpoint-5/model.safetensors.index.json"),
     "training": ("checkpoint-5/optimizer.pt", "checkpoint-5/trainer_state.json", "state.bin"),
@@ -50,6 +52,16 @@ def world(tmp_path: Path) -> World:
     (world.model_path / "checkpoint-5" / "model.safetensors").write_bytes(
         safetensors({"w": weights(1, 50_000)})
     )
+    index = {"metadata": {}, "weight_map": {"w": "model.safetensors"}}
+    for path, content in (
+        ("checkpoint-5/model.safetensors.index.json", json.dumps(index)),
+        ("checkpoint-5/trainer_state.json", '{"global_step": 5, "log_history": []}'),
+        ("checkpoint-5/config.json", "{}"),
+        ("config.json", '{"a": 1}'),
+        ("tokenizer.json", "{}"),
+    ):
+        (world.model_path / path).write_text(content)
+    shutil.copy(GOLDEN / "tensor.pt", world.model_path / "checkpoint-5" / "optimizer.pt")
     # Its name leaves it open; its tensors are those of an optimizer.
     state = {"state.0.exp_avg": weights(2, 50_000), "state.0.exp_avg_sq": weights(3, 50_000)}
     (world.model_path / "state.bin").write_bytes(safetensors(state))
@@ -128,8 +140,9 @@ def test_a_scheme_is_a_version_also_where_it_leaves_nothing_out(tmp_path: Path) 
 
 def test_a_file_with_two_names_is_kept_if_one_of_them_is(world: World) -> None:
     (world.model_path / "a.log").hardlink_to(world.model_path / "checkpoint-5/model.safetensors")
-    data = np.random.default_rng(5).bytes(5000)
-    (world.model_path / "b.log").write_bytes(data)
+    np.save(world.model_path / "b.npy", np.random.default_rng(5).normal(size=600))
+    (world.model_path / "b.npy").rename(world.model_path / "b.log")
+    data = (world.model_path / "b.log").read_bytes()
     (world.model_path / "c.npy").hardlink_to(world.model_path / "b.log")
     take(world, "params")
     assert files(world, 1) == {*ROLES["weights"], "a.log", "c.npy"}
