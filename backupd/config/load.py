@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from backupd.config import schema, schema_models, schema_targets
 from backupd.config.consistency import find_inconsistencies, find_warnings
 from backupd.config.document import MAX_BYTES, Document, read_document
+from backupd.config.keeping import keepable
 from backupd.config.problems import Problem, empty_values, schema_problems
 from backupd.config.settings import (
     CodeSettings,
@@ -91,7 +92,8 @@ def check_text(
             settings = maker.settings(configuration, path)
             problems = maker.problems or find_inconsistencies(document, settings)
             if not problems:
-                return replace(settings, warnings=find_warnings(document, settings)), ()
+                warnings = find_warnings(document, settings)
+                return replace(settings, warnings=warnings, kept_text=keepable(data)), ()
     # Unknown keys first on a line of several problems: a missing key is often one misspelt.
     problems.sort(key=lambda problem: (problem.line, "is missing" in problem.message))
     return None, tuple(problems)

@@ -166,7 +166,8 @@ class NotifySettings:
 class Settings:
     """A whole configuration that was found valid.
 
-    `warnings` are sentences, with file and line, on what is allowed and yet unwise.
+    `warnings` are sentences, with file and line, on what is allowed and yet unwise. `kept_text` is
+    the file's text without its secrets, to be kept beside the snapshots.
     """
 
     source: Path
@@ -183,3 +184,4 @@ class Settings:
     notify: NotifySettings = field(default_factory=NotifySettings)
     status_listen: str = ""
     warnings: tuple[str, ...] = ()
+    kept_text: str = ""

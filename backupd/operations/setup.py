@@ -30,12 +30,13 @@ class InitReport:
     failed: Mapping[str, BackupdError]
 
 
-def initialise(installation: Installation) -> InitReport:
+def initialise(installation: Installation, *, source: Target | None = None) -> InitReport:
     """Make a repository on each target that has none; a key file that is absent is generated.
 
-    A target that cannot be reached is named in the report and made by the next call. Raises
-    the failure when no target could be reached, and `WrongKeyError` when a target that has a
-    repository is not opened by the configured key.
+    With `source`, a target that holds a repository, new ones take its keys where no target of
+    the configuration has any. A target that cannot be reached is named in the report and made by
+    the next call. Raises the failure when no target could be reached, and `WrongKeyError` when a
+    target that has a repository is not opened by the configured key.
     """
     descriptors: dict[str, Descriptor | None] = {}
     failed: dict[str, BackupdError] = {}
@@ -50,19 +51,22 @@ def initialise(installation: Installation) -> InitReport:
     present = [name for name, descriptor in descriptors.items() if descriptor is not None]
     _refuse_mixture(installation, descriptors, encrypted)
     missing = [name for name, descriptor in descriptors.items() if descriptor is None]
-    key_file = _make_key_file(installation, bool(present)) if encrypted else None
+    joined = installation.target(present[0]) if present else source
+    key_file = _make_key_file(installation, joined is not None) if encrypted else None
     if not missing:
         return InitReport("", (), tuple(present), key_file, failed)
-    chunking = next((d.chunking for d in descriptors.values() if d), ChunkingParameters())
+    there = [descriptor for descriptor in descriptors.values() if descriptor]
+    if not there and source is not None and (found := _descriptor_of(source)) is not None:
+        there = [found]
+    chunking = there[0].chunking if there else ChunkingParameters()
     recovery_key = ""
     wrapped: list[tuple[str, bytes]] = []
     if encrypted:
         created = datetime.fromtimestamp(installation.clock(), UTC).isoformat(timespec="seconds")
-        if present:
+        if joined is not None:
             # Joining targets that exist: their keys open the new ones too.
-            target = installation.target(present[0])
-            unlock(target, installation.secret())
-            wrapped = _key_objects(target)
+            unlock(joined, installation.secret())
+            wrapped = _key_objects(joined)
         else:
             master_key = installation.random(MASTER_KEY_SIZE)
             recovery_key = keys.generate_secret(installation.random)

@@ -370,6 +370,8 @@ def _record(
         incomplete=tuple(str(item) for item in left_out if item.missing),
         skipped=tuple(str(item) for item in left_out if not item.missing),
         made_by=f"backupd {__version__}",
+        config=installation.settings.kept_text,
+        config_path=str(installation.settings.source) if installation.settings.kept_text else "",
         step=request.step,
         epoch=request.epoch,
     )

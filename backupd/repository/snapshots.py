@@ -47,7 +47,8 @@ class SnapshotRecord:
     training was, None where nobody told.
     `code` holds what is known of the source code, and `code_trees` are the tree of what is kept
     of it. `findings` are files that may do harm when loaded. `secrets` is `left out` or `kept`,
-    empty where they were not looked for. `made_by` names the version of backupd.
+    empty where they were not looked for. `config` is the text of the configuration it was taken
+    with, without secrets, and `config_path` the file's. `made_by` names the version of backupd.
     """
 
     host: str
@@ -78,6 +79,8 @@ class SnapshotRecord:
     epoch: float | None = None
     left_out: tuple[LeftOut, ...] = ()
     ancestry: tuple[tuple[int, int], ...] = ()
+    config: str = ""
+    config_path: str = ""
 
     @property
     def all_trees(self) -> tuple[bytes, ...]:
@@ -169,6 +172,8 @@ def encode_snapshot(record: SnapshotRecord, name: str, sealer: Sealer) -> bytear
         "epoch": record.epoch,
         "ancestry": [list(run) for run in record.ancestry],
         "left_out": [[x.role, x.files, x.size_bytes, list(x.paths)] for x in record.left_out],
+        "config": record.config,
+        "config_path": record.config_path,
     }
     return _seal_json(value, name, sealer)
 
@@ -218,6 +223,8 @@ def decode_snapshot(stored: bytes, name: str, sealer: Sealer) -> SnapshotRecord:
                 LeftOut(str(role), int(files), int(size), tuple(str(path) for path in paths))
                 for role, files, size, paths in value.get("left_out", ())
             ),
+            config=str(value.get("config", "")),
+            config_path=str(value.get("config_path", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise DamagedError(f"{name} is damaged: its fields are not those of a snapshot") from None

@@ -21,12 +21,15 @@ PAGE = "docs/disaster.md"
 NEXT = "=== next block"
 CONFIG = """\
 host: box1
-state_dir: {home}/state
-key: {{file: {home}/key}}
-targets: {{far: {target}}}
+state_dir: ~/state
+key: {{file: ~/.config/backupd/key}}
+targets: {{nas: {target}}}
 policies: {{working: {{keep_last: 5}}}}
-models: {{llama-ft: {{path: {home}/runs/llama-ft, targets: {{far: working}}}}}}
+models: {{llama-ft: {{path: ~/runs/llama-ft, targets: {{nas: working}}}}}}
 """
+HOME = "/home/ml"
+# Nothing outlives the shell, whatever the page leaves running in it.
+UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 class Disaster:
@@ -40,27 +43,32 @@ class Disaster:
         self.original = folder / "original"
         self.recovery_key = ""
 
-    def back_up(self, target: str) -> None:
+    def back_up(self, target: str, *, prepare: str = "") -> None:
         """Two snapshots into `target` (in YAML), then nothing is left of the box."""
         model = self.lost / "runs/llama-ft"
         (model / "checkpoint-100").mkdir(parents=True)
         (model / "checkpoint-100/model.safetensors").write_bytes(os.urandom(3_000_000))
         (model / "config.json").write_text("{}\n")
-        config = self.lost / "backupd.yaml"
-        config.write_text(CONFIG.format(home=self.lost, target=target))
-        box = CommandLine(self.lost, in_process=True)
-        self.recovery_key = box.ok("--config", config, "init", "--json").document["recovery_key"]
-        box.ok("--config", config, "snapshot")
-        (model / "notes.txt").write_text("x\n")
-        box.ok("--config", config, "snapshot")
+        config = self.lost / ".config/backupd/backupd.yaml"
+        config.parent.mkdir(parents=True)
+        config.write_text(CONFIG.format(target=target))
+        script = "backupd init --json; backupd -q snapshot; echo x > ~/runs/llama-ft/notes.txt\n"
+        done = self.type(script + "backupd -q snapshot", prepare=prepare, home=self.lost)
+        assert done.returncode == 0, done.stdout
+        self.recovery_key = re.search(r'"recovery_key": "([^"]+)"', done.stdout)[1]  # type: ignore[index]
         shutil.copytree(model, self.original, symlinks=True)
         shutil.rmtree(self.lost)
 
-    def type(self, script: str, *, prepare: str = "") -> subprocess.CompletedProcess[str]:
+    def type(
+        self, script: str, *, prepare: str = "", home: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """The lines in one shell of the bare machine; the recovery key is what is pasted.
 
-        `prepare` is done first, in mounts of its own, so that /mnt is whatever the page says.
+        `prepare` is done first, in mounts of its own, so that /mnt is whatever the page says. The
+        lost box and the bare one have their homes, which are two folders, under the same path.
         """
+        mounted = f"mount -t tmpfs tmpfs /home && mkdir {HOME} && "
+        mounted += f"mount --bind {home or self.home} {HOME}"
         program = self.folder / "bin/backupd"
         program.parent.mkdir(exist_ok=True)
         program.write_text(
@@ -69,10 +77,10 @@ class Disaster:
         )
         program.chmod(0o755)
         return subprocess.run(
-            ["unshare", "--mount", "bash", "-c", f"set -e\n{prepare}\ncd ~\n{script}"],
+            [*UNSHARE, "bash", "-c", f"set -e\n{mounted}\n{prepare}\ncd ~\n{script}"],
             input=self.recovery_key + "\n",
             env={
-                "HOME": str(self.home),
+                "HOME": HOME,
                 "PATH": f"{program.parent}:{os.environ['PATH']}",
                 "LANG": "C.UTF-8",
                 "COLUMNS": "100",
@@ -112,8 +120,9 @@ def disaster(tmp_path: Path) -> Disaster:
 def on_a_nas(disaster: Disaster) -> tuple[Disaster, str]:
     """A disaster with the repository on a NAS, and how to mount that where the page has it."""
     share = disaster.folder / "share"
-    disaster.back_up(f"{{type: local, path: {share}/models}}")
+    share.mkdir()
     mount = f"mount -t tmpfs tmpfs /mnt && mkdir /mnt/nas && mount --bind {share} /mnt/nas"
+    disaster.back_up("{type: nas, path: /mnt/nas/models}", prepare=mount)
     return disaster, mount
 
 
@@ -123,12 +132,13 @@ def test_the_page_gives_everything_back_and_prints_what_it_says(
 ) -> None:
     disaster, mount = on_a_nas
     typed = [block for block in blocks(PAGE) if block.language == "sh"]
-    assert len(typed) == 10
+    assert len(typed) == 12
     for block, printed in zip(typed, disaster.printed(typed, prepare=mount), strict=True):
         if block.printed:
-            known = printed.replace(str(disaster.home), "/root")
+            known = printed.replace(HOME, "/root")
             assert shape(known) == shape(block.printed), block.text
     disaster.assert_restored()
+    disaster.assert_restored("runs/llama-ft")
     assert (disaster.home / "restored/first/config.json").read_text() == "{}\n"
 
 
@@ -146,20 +156,38 @@ def test_until_the_daemon_is_set_up_again_nothing_is_written_but_the_files(
 
 
 @pytest.mark.system
-def test_the_page_works_with_a_bucket_too(disaster: Disaster, s3_server: S3Server) -> None:
-    s3_server.client().create_bucket(Bucket="team-models")
+def test_the_page_leads_from_a_bucket_and_a_key_to_a_running_daemon_and_the_newest_model(
+    disaster: Disaster, s3_server: S3Server
+) -> None:
+    bucket = s3_server.create_bucket()
     credentials = s3_server.write_credentials(disaster.folder / "credentials")
     disaster.back_up(
-        "{type: s3, bucket: team-models, prefix: box1, "
-        f"endpoint_url: '{s3_server.endpoint_url}', credentials_file: {credentials}}}"
+        f"{{type: s3, bucket: {bucket}, prefix: box1, endpoint_url: '{s3_server.endpoint_url}', "
+        "path_style: true, credentials_file: ~/.config/backupd/s3}",
+        prepare=f"install -m 600 {credentials} ~/.config/backupd/s3",
     )
     [place] = [block for block in blocks(PAGE) if "s3://" in block.text]
     text = place.text.replace("KEY_ID=...", f"KEY_ID={s3_server.access_key}")
     text = text.replace("ACCESS_KEY=...", f"ACCESS_KEY={s3_server.secret_key}")
     text = text.replace("https://s3.example.org", s3_server.endpoint_url)
-    typed = [block for block in blocks(PAGE) if block.language == "sh"]
-    disaster.printed([Block("sh", text), *typed[1:4]])
+    text = text.replace("team-models", bucket)
+    aside = ("backupd check", "backupd files", "--include")
+    typed = [
+        block
+        for block in blocks(PAGE)
+        if block.language == "sh" and not any(words in block.text for words in aside)
+    ]
+    printed = disaster.printed([Block("sh", text), *typed[1:]])
     disaster.assert_restored()
+    disaster.assert_restored("runs/llama-ft")
+    said = dict(zip((block.text for block in typed), printed, strict=True))
+    [set_up] = [answer for command, answer in said.items() if "init --from" in command]
+    assert "credentials of nas: " in set_up
+    [running] = [answer for command, answer in said.items() if "nohup" in command]
+    assert "The daemon runs: pid" in running
+    home = disaster.home / ".config/backupd"
+    assert {path.stat().st_mode & 0o777 for path in (home / "key", home / "s3")} == {0o600}
+    assert (home / "key").read_text().strip() == disaster.recovery_key
 
 
 @pytest.mark.system

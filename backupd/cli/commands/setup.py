@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,36 +32,60 @@ if TYPE_CHECKING:
     examples=(
         ("backupd init", "a repository on each target that has none yet"),
         ("backupd init --json | jq -r .recovery_key", "the recovery key, for a safe"),
+        ("backupd init --from s3://team/box1", "this box in place of the one that is gone"),
     ),
 )
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH|URL",
+    default="",
+    help="Set this box up from a repository: its configuration and its key.",
+)
+@click.option(
+    "--host", metavar="HOST", default="", help="With --from: the lost box that this one is to be."
+)
 @click.pass_obj
-def init_command(app: App) -> int:
+def init_command(app: App, source: str, host: str) -> int:
     """Create the repositories of all targets, with one key for all of them.
 
     A key file that the configuration names and that is not there is made (mode 0600). The
     recovery key is printed once: it opens every repository when the key file is lost, so
     keep it on another machine or on paper. Run it again after adding a target: what is there
     stays as it is.
+
+    With --from the lost box's configuration is taken from its newest snapshot there, and
+    written where there is none (--config says where). The key that opened the repository,
+    the recovery key for one, becomes the key file. Secrets are not kept beside snapshots:
+    what is to be filled in is named.
     """
+    if source:
+        from backupd.cli.commands.rebuilding import set_up_from
+
+        return set_up_from(app, source, host)
+    if host:
+        raise click.UsageError("--host goes with --from")
     from backupd.operations.setup import initialise
 
     with opened(app) as installation:
         report = initialise(installation)
-        output.document(
-            app,
-            {
-                "recovery_key": report.recovery_key or None,
-                "created": list(report.created),
-                "present": list(report.present),
-                "key_file": str(report.key_file) if report.key_file else None,
-                "failed": [
-                    {"target": name, **error_document(explain(error))}
-                    for name, error in report.failed.items()
-                ],
-            },
-        )
+        output.document(app, init_document(report))
         say_init(app, installation, report)
     return errors.EXIT_PARTIAL if report.failed else errors.EXIT_DONE
+
+
+def init_document(report: InitReport) -> dict[str, Any]:
+    """What was made, for `--json`."""
+    return {
+        "recovery_key": report.recovery_key or None,
+        "created": list(report.created),
+        "present": list(report.present),
+        "key_file": str(report.key_file) if report.key_file else None,
+        "failed": [
+            {"target": name, **error_document(explain(error))}
+            for name, error in report.failed.items()
+        ],
+    }
 
 
 def say_init(app: App, installation: Installation, report: InitReport) -> None:

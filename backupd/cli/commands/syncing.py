@@ -99,7 +99,9 @@ def sync_command(
             for giver in sources
             if giver != taker and (everything or _shared(chosen, giver, taker))
         ]
-        if not pairs:
+        if not pairs and not (source or destination):
+            output.say(app, "every model has one target; there is nothing to copy between")
+        elif not pairs:
             raise errors.UsageError(
                 "there is nothing to copy between",
                 hint="a model must name both targets, and the two must differ",
