@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from backupd.codec.secrets import Secrets
 from backupd.errors import DamagedError, NotFoundError, UsageError
 from backupd.operations.installation import Installation
 from backupd.repository import keys
@@ -46,10 +47,17 @@ def add_key(installation: Installation, secret: str, *, label: str) -> Mapping[s
     created = datetime.fromtimestamp(installation.clock(), UTC).isoformat(timespec="seconds")
     repositories = [installation.repository(name) for name in installation.settings.targets]
     added = {}
+    # The same object everywhere, so that a damaged one can be had again from another target.
+    wrapped: list[tuple[Secrets, str, bytes]] = []
     for repository in repositories:
         if not repository.descriptor.encrypted:
             raise UsageError(f"{repository.name} is not encrypted and has no keys")
-        added[repository.name] = repository.add_key(secret, label=label, created=created)
+        fit = next((w for w in wrapped if w[0] == repository.secrets), None)
+        if fit is None:
+            key_id, stored = repository.wrap_key(secret, label=label, created=created)
+            wrapped.append(fit := (repository.secrets, key_id, stored))
+        repository.put_key_object(fit[1], fit[2])
+        added[repository.name] = fit[1]
     return added
 
 

@@ -113,11 +113,19 @@ class Repository:
 
     def add_key(self, secret: str, *, label: str, created: str) -> str:
         """Wrap the master key for one more secret; the new key's id."""
-        key_id, stored = keys.wrap(
+        key_id, stored = self.wrap_key(secret, label=label, created=created)
+        self.put_key_object(key_id, stored)
+        return key_id
+
+    def wrap_key(self, secret: str, *, label: str, created: str) -> tuple[str, bytes]:
+        """A key object for one more secret, for every target that shares the master key."""
+        return keys.wrap(
             self._master_key, secret, label=label, created=created, random=self._random
         )
+
+    def put_key_object(self, key_id: str, stored: bytes) -> None:
+        """Store a key object."""
         self.target.put(layout.KEYS + key_id + ".json", [stored])
-        return key_id
 
     def opens_with(self, key_id: str, secret: str) -> bool:
         """Whether a secret opens this key object."""
