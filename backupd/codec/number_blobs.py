@@ -20,10 +20,8 @@ from backupd.codec.blob import (
 )
 from backupd.codec.delta import encode_delta
 from backupd.codec.plane_decoder import PlaneDecoder
-from backupd.codec.plane_kernels import as_bytes
 from backupd.codec.plane_probe import LayoutProbe
-from backupd.codec.plane_source import Source
-from backupd.codec.planes import MIN_ELEMENTS, WORTH, PlaneEncoder, payload_bound
+from backupd.codec.planes import WORTH, PlaneEncoder, payload_bound
 from backupd.errors import DamagedError
 
 _ROUND = 1 << 20
@@ -54,10 +52,8 @@ class NumberEncoder:
         if len(self._out) < needed:
             self._out = memoryview(mmap.mmap(-1, (needed + _ROUND - 1) // _ROUND * _ROUND))
         planes, room = self._planes, self._out[HEADROOM:]
-        source = Source(
-            planes.blocks, as_bytes(chunk), numbers.width, numbers.floating, numbers.phase
-        )
-        if source.count < MIN_ELEMENTS:
+        source = planes.source(chunk, numbers.width, numbers.floating, numbers.phase)
+        if source is None:
             return None
         plan = planes.plan(source)
         if base is not None and (size := encode_delta(planes, source, plan, base, room)):

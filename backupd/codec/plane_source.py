@@ -16,8 +16,8 @@ class Source:
     """The elements of `data`, alone or as differences from those of `base`.
 
     `width` is an element's size in bytes, `numbers` says that elements are IEEE 754 numbers,
-    `phase` how many bytes come before the first of them. Raises `ValueError` for a layout that
-    cannot be, and for a base of another size.
+    `phase` how many bytes come before the first of them, `signed` that some are below zero.
+    Raises `ValueError` for a layout that cannot be, and for a base of another size.
     """
 
     def __init__(
@@ -28,6 +28,8 @@ class Source:
         numbers: bool,
         phase: int,
         base: Bytes | None = None,
+        *,
+        signed: bool = True,
     ) -> None:
         if width not in WIDTHS or not 0 <= phase < width:
             raise ValueError(f"no planes of width {width} at phase {phase}")
@@ -35,6 +37,7 @@ class Source:
             raise ValueError("a chunk and its base differ in length")
         self.data, self.width, self.phase, self.numbers = data, width, phase, numbers
         self._blocks = blocks
+        self._signed = signed
         self._body = elements(data, width, phase)
         self._base = None if base is None else elements(base, width, phase)
         self.count = self._body.size // width
@@ -55,9 +58,20 @@ class Source:
 
         Numbers of 2 and 4 bytes have their exponent in one byte then. The eleven bits of an
         fp64's lie better with the sign beside them: 0.881 of the plain size, against 0.894. A
-        difference has its sign spread over all bits as it is.
+        difference has its sign spread over all bits as it is. Where nothing is below zero, as in
+        an optimizer's second moments, a rotation only brings a bit that is always the same into
+        the plane of the mantissa's noise, which then has to be coded for one bit in eight.
         """
-        return self.numbers and self._base is None and 1 < self.width < 8
+        return self._signed and self.numbers and self._base is None and 1 < self.width < 8
+
+    def as_signed_as(self, sample: Source) -> Source:
+        """This source without a rotation where none of the sample's elements is below zero."""
+        words = self._take(sample._body, 0, sample.count, 0)
+        if not self.rotate or int(words.max()) >> (8 * self.width - 1):
+            return self
+        return Source(
+            self._blocks, self.data, self.width, self.numbers, self.phase, None, signed=False
+        )
 
     def sample(
         self, ranges: Sequence[tuple[int, int]], pieces: Bytes, base_pieces: Bytes
@@ -65,7 +79,7 @@ class Source:
         """A source of the elements of `ranges` alone, copied into the two buffers."""
         data = self._gather(self._body, ranges, pieces)
         base = None if self._base is None else self._gather(self._base, ranges, base_pieces)
-        return Source(self._blocks, data, self.width, self.numbers, 0, base)
+        return Source(self._blocks, data, self.width, self.numbers, 0, base, signed=self._signed)
 
     def _gather(self, body: Bytes, ranges: Sequence[tuple[int, int]], out: Bytes) -> Bytes:
         at = 0

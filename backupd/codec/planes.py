@@ -81,11 +81,18 @@ class PlaneEncoder:
         numbers, `phase` how many bytes come before the first whole element. `out` needs
         `payload_bound(len(chunk))` bytes. After 0 its contents are undefined.
         """
-        source = Source(self.blocks, as_bytes(chunk), width, rotate, phase)
-        if source.count < MIN_ELEMENTS:
+        source = self.source(chunk, width, rotate, phase)
+        if source is None:
             return 0
         plan = self.plan(source)
         return self.write(source, plan, out) if plan.estimate < WORTH else 0
+
+    def source(self, chunk: Buffer, width: int, numbers: bool, phase: int) -> Source | None:
+        """The elements of `chunk` as they are best split alone; None where they are too few."""
+        source = Source(self.blocks, as_bytes(chunk), width, numbers, phase)
+        if source.count < MIN_ELEMENTS:
+            return None
+        return source.as_signed_as(self.sample(source)) if source.rotate else source
 
     def plan(self, source: Source) -> PlanePlan:
         """Sample `source` and choose a method for each plane."""

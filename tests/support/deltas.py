@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from backupd.codec import delta
 from backupd.codec.plane_kernels import Buffer, as_bytes
 from backupd.codec.plane_source import Source
-from backupd.codec.planes import MIN_ELEMENTS, PlaneEncoder
+from backupd.codec.planes import PlaneEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ def encode_delta(
     shown: bool = True,
 ) -> int:
     """A chunk as its difference from `base` in `out`; the payload's length, 0 where none pays."""
-    alone = Source(planes.blocks, as_bytes(chunk), width, numbers, phase)
-    if alone.count < MIN_ELEMENTS:
+    alone = planes.source(chunk, width, numbers, phase)
+    if alone is None:
         return 0
     return delta.encode_delta(planes, alone, planes.plan(alone), HeldBase(base, shown), out)
 

@@ -85,6 +85,11 @@ def numbers(kind: str, count: int, step: float) -> tuple[bytes, bytes]:
     return changed.astype(kind).tobytes(), base.astype(kind).tobytes()
 
 
+def magnitudes(chunk: bytes, width: int) -> bytes:
+    words = np.frombuffer(chunk, f"<u{width}")
+    return (words & np.array((1 << (8 * width - 1)) - 1, words.dtype)).tobytes()
+
+
 KINDS = [("f2", 2), ("bf16", 2), ("f4", 4), ("f8", 8)]
 
 
@@ -134,6 +139,24 @@ def test_an_order_is_kept_where_it_pays_and_left_where_it_does_not() -> None:
         out = bytearray(payload_bound(len(chunk)))
         assert encode_delta(encoder, chunk, base, width, True, out)
         assert bool(out[1] & 4) == pays
+
+
+@pytest.mark.parametrize(("kind", "width"), KINDS)
+def test_numbers_of_one_sign_are_not_rotated(kind: str, width: int) -> None:
+    chunk, _ = numbers(kind, 40_003, 0)
+    for data, negative in ((chunk, True), (magnitudes(chunk, width), False)):
+        out = bytearray(payload_bound(len(data)))
+        written = PlaneEncoder().encode(data, width, True, out)
+        assert written and bool(out[1] & 1) == (negative and width < 8)
+        assert second_reader(bytes(out[:written]), len(data)) == data
+
+
+def test_one_number_below_zero_among_many_comes_back_too() -> None:
+    chunk = bytearray(magnitudes(numbers("f4", 90_001, 0)[0], 4))
+    chunk[45_000 * 4 + 3] |= 0x80
+    out = bytearray(payload_bound(len(chunk)))
+    written = PlaneEncoder().encode(chunk, 4, True, out)
+    assert written and second_reader(bytes(out[:written]), len(chunk)) == chunk
 
 
 def test_a_difference_that_saves_nothing_is_left_to_the_plain_form() -> None:
