@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from backupd.codec.sealing import OVERHEAD
 from backupd.errors import DamagedError, ObjectMissingError, StoppedError, WrongKeyError
 from backupd.operations.progress import Progress
 from backupd.operations.reports import TargetResult
@@ -22,7 +23,7 @@ from backupd.repository.pack import table_within
 from backupd.repository.reachable import blobs_of
 from backupd.repository.read_order import spans
 from backupd.repository.reader import BlobFinder, BlobReader, kept_buffer
-from backupd.repository.records import BlobKind, kinds_in
+from backupd.repository.records import RECORD, BlobKind, kinds_in
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotName
 from backupd.repository.writer import Writer
@@ -157,8 +158,9 @@ class Copier:
         parts: list[Location] = []
         for pack_id, wanted in by_pack.items():
             size = reader.finder.index.pack_size(pack_id)
-            share = sum(location.record.sealed_size for location in wanted)
-            if share >= size * _WHOLE_SHARE and writer.may_take_over(pack_id):
+            # Of many small blobs the pack's table is a good part, and comes with them.
+            share = sum(location.record.sealed_size + RECORD.size for location in wanted)
+            if share >= (size - OVERHEAD) * _WHOLE_SHARE and writer.may_take_over(pack_id):
                 whole[pack_id] = wanted
             else:
                 parts += wanted

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backupd.config.settings import ModelSettings, Settings
 from backupd.errors import TargetReadOnlyError
 from backupd.operations.catalog import list_snapshots, set_labels
 from backupd.operations.forget import forget_by_policy, forget_snapshots
@@ -18,36 +15,20 @@ from backupd.operations.prune import prune
 from backupd.operations.replicate import plan_replication, replicate
 from backupd.operations.reports import TargetResult
 from backupd.operations.resolve import resolve
-from backupd.operations.restore import RestoreRequest, restore
 from backupd.operations.setup import initialise
 from backupd.operations.snapshot import take_snapshot
-from backupd.policy.retention import Rules
 from backupd.targets.base import Target
 from backupd.targets.wrapping import WrappedTarget
+from tests.support.pair import Pair, assert_restores, on, rebuilt, take
 from tests.support.world import (
     MODEL,
     Manifest,
-    World,
-    change_model,
     make_world,
     manifest_of,
-    scratch,
 )
 from tests.support.world import small_packs as small_packs
 
 pytestmark = pytest.mark.usefixtures("small_packs")
-
-
-class Pair(World):
-    """A world whose model goes to `disk` and, thinned to a few, to `copy1`."""
-
-    @property
-    def settings(self) -> Settings:
-        model = ModelSettings(MODEL, self.model_path, {"disk": (), "copy1": ("few",)})
-        plain = World.settings.fget(self)  # type: ignore[attr-defined]
-        few = {"few": Rules("few", keep_last=3, keep_labels=("keep",))}
-        changed: Settings = replace(plain, models={MODEL: model}, policies=few)
-        return changed
 
 
 @pytest.fixture
@@ -56,36 +37,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     yield Pair(made.root, made.targets)
 
 
-def take(pair: Pair, seed: int, *, copy: bool = False) -> None:
-    change_model(pair.model_path, random.Random(seed))
-    manifest = manifest_of(pair.model_path)
-    with pair.open() as installation:
-        report = take_snapshot(installation, pair.settings.models[MODEL], copy=copy)
-    assert report.snapshot is not None
-    assert not report.unchanged
-    pair.expected[report.snapshot.version] = manifest
-
-
-def on(pair: Pair, target: str) -> list[int]:
-    with pair.open() as installation:
-        found = list_snapshots(installation, model=MODEL, targets=[target])
-    return sorted(info.version for info in found)
-
-
 def sync(pair: Pair, source: str = "disk", destination: str = "copy1") -> list[TargetResult]:
     with pair.open() as installation:
         return replicate(installation, source, destination, models=[MODEL])
-
-
-def assert_restores(pair: Pair, target: str, expected: Mapping[int, Manifest]) -> None:
-    """Each version restores from this target alone, bit by bit."""
-    assert on(pair, target) == sorted(expected)
-    for version, manifest in expected.items():
-        with scratch(pair.root / "restored") as out, pair.open() as installation:
-            snapshot = resolve(installation, f"{MODEL}@v{version}", target=target)
-            assert not restore(installation, snapshot, RestoreRequest(to=out)).failed
-            assert manifest_of(out) == manifest
-    assert pair.findings(target) == []
 
 
 def newest(pair: Pair, *versions: int) -> dict[int, Manifest]:
@@ -226,29 +180,6 @@ def test_a_damaged_pack_is_not_handed_on(pair: Pair) -> None:
 
 
 # -- two snapshots under one number --------------------------------------------------------------
-
-
-def rebuilt(pair: Pair) -> tuple[Manifest, Manifest]:
-    """v2 on both sides, each another: copy1 was away, and the box was made anew from an old disk.
-
-    The manifests of the earlier, which copy1 holds, and of the later.
-    """
-    take(pair, 1, copy=True)
-    shutil.copytree(pair.root / "repo", pair.root / "stale")
-    take(pair, 2, copy=True)
-    earlier = pair.expected[2]
-    shutil.rmtree(pair.root / "repo")
-    shutil.rmtree(pair.root / "state", ignore_errors=True)
-    (pair.root / "stale").rename(pair.root / "repo")
-    (pair.root / "copy1").rename(pair.root / "away")
-    change_model(pair.model_path, random.Random(3))
-    later = manifest_of(pair.model_path)
-    with pair.open() as installation:
-        report = take_snapshot(installation, pair.settings.models[MODEL], labels={"keep": "x"})
-    assert report.snapshot is not None
-    assert report.snapshot.version == 2
-    (pair.root / "away").rename(pair.root / "copy1")
-    return earlier, later
 
 
 @pytest.mark.parametrize("way", [("disk", "copy1"), ("copy1", "disk")])
