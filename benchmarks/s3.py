@@ -1,6 +1,8 @@
 """backupd at a real S3 server, beside boto3's own transfer manager, restic and rclone.
 
-    python -m benchmarks.s3 [--size MIB] [--repeat N] [--server rgw|swift] [--json FILE]
+    python -m benchmarks.s3 [--input NAME] [--size MIB] [--repeat N] [--server rgw or swift]
+
+NAME is one of `benchmarks.inputs`: `large` (random bytes, of `--size`) or a trained series.
 
 All at one server on this machine, started for the purpose, in one run and in turn: A B A B. The
 server takes part of the same cores, as it does of all programs alike.
@@ -28,6 +30,7 @@ from typing import Any
 from backupd.config.settings import S3Target
 from backupd.targets.base import Target
 from backupd.targets.open import open_target
+from benchmarks import inputs
 from benchmarks.measure import Command, Cost, run
 from benchmarks.peers import PASSPHRASE, Backupd, Restic, find_program
 from tests.rigs.rgw import Rgw
@@ -197,11 +200,9 @@ class BackupdAtS3(Backupd):
 
 
 def measure_programs(
-    server: S3Server, folder: Path, work: Path, size: int, repeat: int
+    server: S3Server, folder: Path, work: Path, source: Path, repeat: int
 ) -> tuple[Table, Table]:
     """Seconds and CPU seconds of snapshot and restore by each, and PUTs; and the fan-out's."""
-    source = work / "source"
-    _make_source(source, size)
     table, fan_out = Table(), Table()
     for number in range(repeat):
         for kind in (ResticAtS3, BackupdAtS3):
@@ -276,24 +277,18 @@ def _puts(folder: Path, bucket: str) -> int | None:
         return sum(1 for match in found if match and bucket in match.groups())
 
 
-def _make_source(source: Path, size: int) -> None:
-    source.mkdir()
-    for number in range(8):
-        with (source / f"part-{number}.bin").open("wb") as file:
-            for _ in range(size // 8 // MIB):
-                file.write(os.urandom(MIB))
-
-
 def _compare(one: Path, other: Path) -> None:
-    for path in one.iterdir():
-        if path.read_bytes() != (other / path.name).read_bytes():
-            raise ValueError(f"{other / path.name} has other bytes")
+    for path in one.rglob("*"):
+        if path.is_file() and path.read_bytes() != (other / path.relative_to(one)).read_bytes():
+            raise ValueError(f"{other / path.relative_to(one)} has other bytes")
 
 
 def main(arguments: list[str]) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.s3", description=__doc__)
-    parser.add_argument("--size", type=int, default=512, help="MiB that are stored (512)")
+    parser.add_argument("--input", choices=inputs.NAMES, default="large")
+    parser.add_argument("--cache", type=Path, default=inputs.default_cache())
+    parser.add_argument("--size", type=int, default=512, help="MiB of random bytes (512)")
     parser.add_argument("--repeat", type=int, default=3, help="rounds (3)")
     parser.add_argument("--server", choices=("rgw", "swift"), default="rgw")
     parser.add_argument("--json", type=Path, help="write all values to this file")
@@ -302,13 +297,14 @@ def main(arguments: list[str]) -> int:
     size = options.size * MIB
     work = Path(tempfile.mkdtemp(prefix="backupd-s3-", dir=options.work))
     try:
+        given = inputs.build(options.input, work, size_bytes=size, cache=options.cache)
         with running(options.server) as (server, folder):
-            transfers = measure_transfers(server, work, size, options.repeat)
-            programs, fan_out = measure_programs(server, folder, work, size, options.repeat)
+            transfers = measure_transfers(server, work, min(size, 256 * MIB), options.repeat)
+            programs, fan_out = measure_programs(server, folder, work, given.source, options.repeat)
     finally:
         shutil.rmtree(options.work, ignore_errors=True)
-    title = f"{options.size} MiB of random bytes, {options.server}"
-    print(transfers.markdown(f"MB/s, {title}"))
+    title = f"{given.title}, {given.size_bytes >> 20} MiB, {options.server}"
+    print(transfers.markdown(f"MB/s, {min(options.size, 256)} MiB, {options.server}"))
     print(programs.markdown(title))
     print(fan_out.markdown(title))
     if options.json:
