@@ -254,6 +254,7 @@ class _Maker:
                 credential=s3_credential(name),
             ),
             storage_class=section.storage_class,
+            metadata_storage_class=section.metadata_storage_class,
             object_lock_mode=section.object_lock.mode if section.object_lock else "",
             object_lock_days=section.object_lock.days if section.object_lock else 0,
             append_only=section.append_only,

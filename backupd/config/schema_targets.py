@@ -13,6 +13,7 @@ from backupd.config.values import (
     Duration,
     Endpoint,
     FullPath,
+    MetadataClass,
     Moment,
     Prefix,
     Price,
@@ -104,6 +105,12 @@ class S3TargetSection(Section):
     storage_class: StorageClass = Field(
         "",
         description="The storage class of packs; everything else is small and read often.",
+        examples=["STANDARD_IA"],
+    )
+    metadata_storage_class: MetadataClass = Field(
+        "",
+        description="The storage class of the index, snapshots and keys: small and read often,"
+        " and never one that must be thawed.",
         examples=["STANDARD_IA"],
     )
     object_lock: ObjectLockSection | None = Field(

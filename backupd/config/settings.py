@@ -52,6 +52,7 @@ class S3Target:
     profile: str = ""
     credentials_file: Path | None = None
     storage_class: str = ""
+    metadata_storage_class: str = ""
     path_style: bool = False
     ca_bundle: Path | None = None
     proxy: str = ""

@@ -128,6 +128,15 @@ def _check_storage_class(text: str) -> str:
     return text
 
 
+def _check_warm_class(text: str) -> str:
+    if text in {"GLACIER", "DEEP_ARCHIVE"}:
+        raise ValueError(
+            "must be thawed before it is read, and a restore reads metadata to know what to thaw;"
+            " write a class that is read at once, such as STANDARD_IA or GLACIER_IR"
+        )
+    return text
+
+
 def _check_text(text: str) -> str:
     if not text.strip():
         raise ValueError("is blank; give it a value or take the line out")
@@ -211,4 +220,7 @@ Bucket = Annotated[str, AfterValidator(_check_bucket)]
 Prefix = Annotated[str, AfterValidator(_check_prefix)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
+MetadataClass = Annotated[
+    str, AfterValidator(_check_storage_class), AfterValidator(_check_warm_class)
+]
 StorageClass = Annotated[str, AfterValidator(_check_storage_class)]

@@ -20,6 +20,8 @@ from backupd.targets.retry import Patience, RetryTarget
 
 # For stale handles, which are right again when opened anew. An absent mount is said at once.
 _ONCE_MORE = Patience(attempts=2, first_seconds=0.0)
+# What stays for as long as packs do; claims and tombstones are gone before a class pays.
+_METADATA = ("index/", "snapshots/", "keys/")
 _OPTIONS = (
     "endpoint_url",
     "region",
@@ -68,7 +70,8 @@ def open_target(
                 if settings.object_lock_mode
                 else None
             )
-            classes = {"packs/": settings.storage_class} if settings.storage_class else {}
+            classes = dict.fromkeys(_METADATA, settings.metadata_storage_class)
+            classes["packs/"] = settings.storage_class
             target = BucketTarget(
                 settings,
                 storage_classes=classes,

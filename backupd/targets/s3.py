@@ -358,9 +358,10 @@ class BucketTarget:
         self._run(name, send, writing=True)
 
     def _options(self, name: str, *, warm: bool = False) -> dict[str, Any]:
-        for folder, storage_class in self._storage_classes.items():
-            if name.startswith(folder) and not warm:
-                return {"StorageClass": storage_class}
+        # A warm pack holds what an index is to data: where it lies.
+        folder = "index/" if warm else f"{name.partition('/')[0]}/"
+        if storage_class := self._storage_classes.get(folder):
+            return {"StorageClass": storage_class}
         return {}
 
     def _skip(self, name: str, body: StreamingBody, count: int) -> None:

@@ -96,15 +96,42 @@ def test_an_upload_that_fails_leaves_no_parts(
     assert "Uploads" not in s3_server.client().list_multipart_uploads(Bucket=bucket, Prefix=prefix)
 
 
-def test_the_storage_class_is_only_that_of_packs(make: Make, bucket: str) -> None:
-    target = make({"storage_class": "STANDARD"}, storage_classes={"packs/": "STANDARD"})
-    assert target._options("packs/aa/a") == {"StorageClass": "STANDARD"}
-    assert target._options("packs/aa/a", warm=True) == {}
-    assert target._options("index/a") == {}
+def test_packs_and_metadata_have_storage_classes_of_their_own(
+    s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    settings = s3_settings(
+        s3_server,
+        tmp_path,
+        bucket,
+        prefix=f"class/{tmp_path.name}",
+        storage_class="GLACIER_IR",
+        metadata_storage_class="STANDARD_IA",
+    )
+    sent: dict[str, str] = {}
+
+    def note(request: Any, **_: object) -> None:
+        name = request.url.rpartition(f"{settings.prefix}/")[2]
+        sent[name] = request.headers.get("x-amz-storage-class", "")
+        # This server has one class; what matters is what it was asked for.
+        del request.headers["x-amz-storage-class"]
+
+    target = open_target(settings)
+    inner = target._target  # type: ignore[attr-defined]
+    inner._client().meta.events.register("before-sign.s3.PutObject", note)
     target.put("packs/aa/a", [b"x"])
-    target.put("packs/aa/b", [b"x"], warm=True)
-    target.put("index/a", [b"x"])
-    assert target.get("packs/aa/a", 1) == b"x"
+    target.put("packs/aa/trees", [b"x"], warm=True)
+    for name in ("index/a", "snapshots/m/1", "keys/a.json", "tombstones/a", "repository.json"):
+        target.put(name, [b"x"])
+    assert sent == {
+        "packs/aa/a": "GLACIER_IR",
+        "packs/aa/trees": "STANDARD_IA",
+        "index/a": "STANDARD_IA",
+        "snapshots/m/1": "STANDARD_IA",
+        "keys/a.json": "STANDARD_IA",
+        "tombstones/a": "",
+        "repository.json": "",
+    }
+    target.close()
 
 
 def test_whether_conditions_are_honoured_is_asked_once(make: Make, bucket: str) -> None:

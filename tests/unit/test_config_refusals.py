@@ -381,6 +381,17 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         "write list: 0.005",
     ),
     (
+        "metadata in an archive",
+        (
+            "{type: local, path: /none/backups}",
+            "{type: s3, bucket: team, metadata_storage_class: GLACIER}",
+        ),
+        3,
+        "targets.disk.metadata_storage_class: 'GLACIER' must be thawed before it is read, and a"
+        " restore reads metadata to know what to thaw",
+        "write a class that is read at once, such as STANDARD_IA or GLACIER_IR",
+    ),
+    (
         "checksums of an unknown kind",
         ("{type: local, path: /none/backups}", "{type: s3, bucket: team, checksums: always}"),
         3,

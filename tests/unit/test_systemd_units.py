@@ -234,6 +234,9 @@ def test_secrets_are_handed_over_by_systemd(tmp_path: Path) -> None:
     example = render_drop_in(load_config(ROOT / "config/backupd.example.yaml", {}))
     assert "\nLoadCredential=key:/etc/backupd/key\n" in example
     assert "\nLoadCredential=s3-s3:/etc/backupd/s3-credentials\n" in example
+    store = S3Target("s3", "b", sse="customer", sse_customer_key_file=Path("/etc/backupd/s3-key"))
+    with_key = render_drop_in(replace(settings(tmp_path), targets={"s3": store}))
+    assert "\nLoadCredential=s3-key-s3:/etc/backupd/s3-key\n" in with_key
     phrase = replace(settings(tmp_path), key=KeySettings(passphrase_file=Path("/etc/100% x")))
     assert "\nLoadCredential=passphrase:/etc/100%% x\n" in render_drop_in(phrase)
 
