@@ -19,6 +19,7 @@ from backupd.config.settings import (
     LocalTarget,
     NasTarget,
     NotifySettings,
+    S3Target,
     Settings,
 )
 from backupd.config.systemd import render_drop_in
