@@ -206,6 +206,16 @@ def _near_snapshots(app: App, settings: Settings, model: str) -> list[SnapshotIn
         return list_snapshots(installation, model=model, targets=near[:1])
 
 
+def _offer_versions(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    """Versions of the model that stands before, as `v12`."""
+    model = str(ctx.params.get("model") or "")
+    yield CompletionItem("latest", help="the newest")
+    for info in reversed(_near_snapshots(_app(ctx), _settings(ctx), model)):
+        told = (local_time(info.time), size(info.size_bytes), pairs(info.labels))
+        yield CompletionItem(f"v{info.version}", help=", ".join(filter(None, told)))
+
+
 complete_models = _silent(_offer_models)
 complete_targets = _silent(_offer_targets)
 complete_snapshots = _silent(_offer_snapshots)
+complete_versions = _silent(_offer_versions)

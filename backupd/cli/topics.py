@@ -83,13 +83,17 @@ ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
   repair               {"dry_run": ..., "targets": [...]}
   drill                {"snapshot": NAME, "clean": ..., "failed": [...], ...}
   sync                 {"copies": [...]}
+  log                  {"versions": [SNAPSHOT, with "stands_on", ...]}
+  switch               {"model": ..., "version": SNAPSHOT, "saved": ..., ...}
+  export               {"dry_run": ..., "exported": [...]}
+  import               {"model": ..., "dry_run": ..., "imported": [...]}
   status               {"running": ..., "models": [...], "targets": [...]}
   config check         {"file": ..., "valid": ..., "problems": [...]}
   key list             {"keys": [...]}
 
 SNAPSHOT has name, id, host, model, version, time, root, parent, labels,
 metrics, file_count, size_bytes, added_bytes, stored_bytes, duration_seconds,
-incomplete, skipped, targets, step and epoch.
+incomplete, skipped, targets, step, epoch, project and scheme.
 
 An error is a document too, beside its words on standard error:
 

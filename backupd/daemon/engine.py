@@ -26,6 +26,7 @@ from backupd.daemon.timers import Timers
 from backupd.daemon.verbs import Verbs
 from backupd.daemon.watcher import Mode, ModelWatch, WatchState
 from backupd.operations.append_only import append_only, has_lock
+from backupd.operations.heads import was_cut_short
 
 if TYPE_CHECKING:
     from backupd.daemon.logs import Log
@@ -159,6 +160,10 @@ class Engine:
                 watch.stop()
         for watch in fresh:
             watch.start()
+        for name in settings.models:
+            # The folder may be absent until then, so it does not wait for the schedule.
+            if was_cut_short(settings, name):
+                self.queue.submit(Job(Kind.SNAPSHOT, name, reason="a switch was cut short"))
 
     def tick(self) -> float:
         """Queue what is due, and give the seconds until there may be more."""

@@ -9,8 +9,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backupd.operations.installation import Installation
+if TYPE_CHECKING:
+    from backupd.config.settings import Settings
+    from backupd.operations.installation import Installation
 
 _MAX_BYTES = 64 * 1024
 
@@ -43,14 +46,14 @@ def write_head(installation: Installation, model: str, head: Head) -> None:
     write_durably(_place(installation, model), json.dumps(value).encode())
 
 
-def journal_place(installation: Installation, model: str) -> Path:
+def journal_place(settings: Settings, model: str) -> Path:
     """Where a switch keeps what it is about to do; see `swapping`."""
-    return installation.settings.state_dir / "switches" / f"{model}.json"
+    return settings.state_dir / "switches" / f"{model}.json"
 
 
-def was_cut_short(installation: Installation, model: str) -> bool:
-    """Whether a switch of the model is under way, or ended in the middle."""
-    return not installation.standalone and journal_place(installation, model).exists()
+def was_cut_short(settings: Settings, model: str) -> bool:
+    """Whether a switch of a configured model is under way, or ended in the middle."""
+    return journal_place(settings, model).exists()
 
 
 def write_durably(place: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 
 from backupd.config.settings import ModelSettings
 from backupd.errors import BackupdError, StoppedError
@@ -22,6 +24,9 @@ from backupd.operations.progress import Progress
 from backupd.operations.reports import SnapshotReport
 from backupd.operations.restic import ResticRepository
 from backupd.operations.snapshot import Past, take_snapshot
+from backupd.operations.swapping import remove
+
+_PREFIX = ".backupd-import-"
 
 Opened = Callable[[PastState], AbstractContextManager[Path]]
 """Gives the folder of a state for as long as it is read."""
@@ -90,18 +95,64 @@ def import_states(
         yield state, report
 
 
+class Scratch:
+    """A folder of our own for what has to lie in one while it is read; a context manager.
+
+    One import of a model has it at a time, so what an interrupted one left can go.
+    """
+
+    def __init__(self, place: Path) -> None:
+        """`place` is made where absent. Raises `BackupdError` where another import has it."""
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._place = place
+        self._lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise BackupdError(
+                f"another import works in {place}", hint="wait for it to end, or use --scratch"
+            ) from None
+        self._clear()
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._clear()
+        os.close(self._lock)
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty folder that is gone afterwards."""
+        made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._place))
+        try:
+            yield made
+        finally:
+            remove(str(made))
+
+    def _clear(self) -> None:
+        for left in self._place.glob(f"{_PREFIX}*"):
+            remove(str(left))
+
+
 @contextlib.contextmanager
-def folder_of(state: PastState, *, ending_of: str) -> Iterator[Path]:
+def folder_of(state: PastState, scratch: Scratch, *, called: str) -> Iterator[Path]:
     """The folder of a state that is on this box. A single file gets one around it, in which it
-    is called `ending_of` with its own ending, so that it is the same file in every version."""
+    is `called` so, with its own ending: the same file in every version."""
     place = state.place
     assert place is not None
     if place.is_dir():
         yield place
         return
-    with _beside(place.parent) as folder:
-        ending = "".join(place.suffixes[-2:]) if place.name.endswith(".tar.gz") else place.suffix
-        inside = folder / f"{ending_of}{ending}"
+    with scratch.folder() as folder:
+        ending = "".join(place.suffixes[-2:]) if place.suffixes[-2:-1] == [".tar"] else place.suffix
+        inside = folder / f"{called}{ending}"
         try:
             os.link(place, inside, follow_symlinks=False)
         except OSError:
@@ -114,28 +165,12 @@ def restored(
     state: PastState,
     repository: ResticRepository,
     path: str,
-    scratch: Path,
+    scratch: Scratch,
     stop: threading.Event,
 ) -> Iterator[Path]:
     """The folder of a restic snapshot, restored for as long as it is read."""
-    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _beside(scratch) as folder:
+    with scratch.folder() as folder:
         yield repository.restore(state, path, folder, stop)
-
-
-@contextlib.contextmanager
-def _beside(parent: Path) -> Iterator[Path]:
-    """A folder of our own in `parent`, else where temporary files go; gone afterwards."""
-    try:
-        made = tempfile.mkdtemp(prefix=".backupd-import-", dir=parent)
-    except OSError:
-        made = tempfile.mkdtemp(prefix="backupd-import-")
-    try:
-        yield Path(made)
-    finally:
-        from backupd.operations.swapping import remove
-
-        remove(made)
 
 
 def _day(moment: float) -> str:

@@ -82,7 +82,7 @@ def take_snapshot(
     """
     progress = progress or NoProgress()
     stop = stop or threading.Event()
-    if was_cut_short(installation, model.name):
+    if was_cut_short(installation.settings, model.name):
         from backupd.operations.swapping import recover
 
         recover(installation, model.name, progress.note)

@@ -78,7 +78,7 @@ class Journal:
 @contextmanager
 def open_journal(installation: Installation, model: str) -> Iterator[Journal | None]:
     """The model's journal, or None where another process has it; let go of when that ends."""
-    place = journal_place(installation, model)
+    place = journal_place(installation.settings, model)
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(place.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from backupd.operations import swapping
 from tests.rigs.command_line import CommandLine
+from tests.support.killing import kill_self, killed_in_child
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -17,6 +20,22 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+@contextmanager
+def daemon_of(backupd: CommandLine) -> Iterator[None]:
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "backupd", "run"],
+        env=backupd.environment(),
+        cwd=backupd.home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
 
 
 def test_the_daemon_goes_on_watching_the_folder_that_was_switched(tmp_path: Path) -> None:
@@ -28,20 +47,13 @@ def test_the_daemon_goes_on_watching_the_folder_that_was_switched(tmp_path: Path
     backupd.ok("quickstart", model, "--once")
     (model / "weights.bin").write_bytes(os.urandom(100_000))
     backupd.ok("snapshot")
-    daemon = subprocess.Popen(
-        [sys.executable, "-m", "backupd", "run"],
-        env=backupd.environment(),
-        cwd=backupd.home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
     def told() -> dict[str, object]:
         answer = backupd("status", "--json")
         models = answer.document.get("models") if answer.code == 0 else None
         return models[0] if models else {}
 
-    try:
+    with daemon_of(backupd):
         wait_for(lambda: dict(told().get("watch") or {}).get("mode") == "watching")
         out = backupd.ok("switch", "llama", "v1").out
         assert "llama is now llama@v1" in out
@@ -59,6 +71,34 @@ def test_the_daemon_goes_on_watching_the_folder_that_was_switched(tmp_path: Path
             return bool(told().get("changed"))
 
         wait_for(is_seen)
-    finally:
-        daemon.terminate()
-        daemon.wait(30)
+
+
+def test_a_daemon_that_starts_ends_a_switch_that_was_killed(tmp_path: Path) -> None:
+    """Between the two renames of a filesystem without exchange there is no folder at all."""
+    backupd = CommandLine(tmp_path / "home", in_process=True)
+    backupd.home.mkdir()
+    model = tmp_path / "llama"
+    model.mkdir()
+    (model / "a").write_text("first")
+    backupd.ok("quickstart", model, "--once")
+    (model / "a").write_text("second")
+    backupd.ok("snapshot")
+
+    def child() -> None:
+        swapping.rename_exchange = lambda one, other: False
+        real = os.rename
+
+        def rename(old: str, new: str, **rest: int) -> None:
+            if new == str(model):
+                kill_self()
+            real(old, new, **rest)
+
+        os.rename = rename
+        backupd("switch", "llama", "v1")
+
+    assert killed_in_child(child)
+    assert not model.exists()
+    with daemon_of(backupd):
+        wait_for(model.exists)
+        assert (model / "a").read_text() == "first"
+        wait_for(lambda: sorted(os.listdir(tmp_path)) == ["home", "llama"])

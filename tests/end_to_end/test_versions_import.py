@@ -13,7 +13,7 @@ import pytest
 
 from backupd.errors import BackupdError, UsageError
 from backupd.operations.catalog import iterate_files
-from backupd.operations.importing import folder_of, import_states, plan_import
+from backupd.operations.importing import Scratch, folder_of, import_states, plan_import
 from backupd.operations.past import PastState, find_states, parse_moment
 from backupd.operations.progress import NoProgress
 from backupd.operations.reports import SnapshotReport
@@ -56,7 +56,7 @@ def states(world: World, pattern: str = NAMED) -> list[PastState]:
 
 def imported(world: World, found: list[PastState]) -> list[SnapshotReport]:
     model = world.settings.models[MODEL]
-    with world.open() as installation:
+    with world.open() as installation, Scratch(world.root / "scratch") as scratch:
         plan = plan_import(installation, model, found)
         return [
             report
@@ -64,7 +64,7 @@ def imported(world: World, found: list[PastState]) -> list[SnapshotReport]:
                 installation,
                 model,
                 plan,
-                lambda state: folder_of(state, ending_of=MODEL),
+                lambda state: folder_of(state, scratch, called=MODEL),
                 progress=NoProgress(),
                 stop=installation.stopping,
             )
@@ -123,13 +123,13 @@ def test_the_model_goes_on_from_its_past(world: World) -> None:
 def test_a_run_that_is_killed_goes_on_where_it_ended(world: World) -> None:
     def child() -> None:
         model = world.settings.models[MODEL]
-        with world.open() as installation:
+        with world.open() as installation, Scratch(world.root / "scratch") as scratch:
             plan = plan_import(installation, model, states(world))
             steps = import_states(
                 installation,
                 model,
                 plan,
-                lambda state: folder_of(state, ending_of=MODEL),
+                lambda state: folder_of(state, scratch, called=MODEL),
                 progress=NoProgress(),
                 stop=installation.stopping,
             )
@@ -141,6 +141,20 @@ def test_a_run_that_is_killed_goes_on_where_it_ended(world: World) -> None:
     assert len(imported(world, states(world))) == 3
     assert world.listed() == [1, 2, 3, 7, 10]
     assert imported(world, states(world)) == []
+
+
+def test_what_an_interrupted_import_left_is_cleared_and_two_at_once_are_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".backupd-import-abc" / "x").mkdir(parents=True)
+    (tmp_path / "mine").touch()
+    with Scratch(tmp_path) as scratch:
+        assert os.listdir(tmp_path) == ["mine"]
+        with scratch.folder() as folder:
+            assert folder.is_dir()
+            with pytest.raises(BackupdError, match="another import"):
+                Scratch(tmp_path)
+    assert os.listdir(tmp_path) == ["mine"]
 
 
 def test_a_past_does_not_come_behind_the_present(world: World) -> None:

@@ -12,6 +12,7 @@ import click
 from backupd import errors
 from backupd.cli import completion, documents, output
 from backupd.cli.app import App
+from backupd.cli.code import say_findings
 from backupd.cli.command import command
 from backupd.cli.formatting import count, printable, size
 from backupd.cli.opening import opened
@@ -138,6 +139,8 @@ def export_command(
             ],
         },
     )
+    for each in resolved:
+        say_findings(app, each.info.findings)
     for made in plan:
         names = ", ".join(each.info.name for each in made.snapshots)
         output.say(app, f"{names} -> {printable(str(made.place))}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +23,10 @@ from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from backupd.config.settings import ModelSettings
+    from backupd.operations.importing import Scratch
     from backupd.operations.past import PastState
     from backupd.operations.reports import SnapshotReport
+    from backupd.operations.restic import ResticRepository
 
 _COLUMNS = (
     Column("TIME"),
@@ -101,92 +105,91 @@ def import_command(
 
     The past comes first: a model that has newer snapshots is refused.
     """
-    from backupd.operations.importing import plan_import
+    from backupd.operations.importing import Scratch, import_states, plan_import
+    from backupd.operations.restic import ResticRepository
 
     if bool(folder) == bool(repository):
         raise click.UsageError("give either a FOLDER or --restic REPOSITORY")
     with opened(app) as installation, stop_on_signal() as stop:
         [settings] = chosen_models(installation.settings, (model,))
-        source = (
-            _Restic(app, settings, repository, password_file, stop)
-            if repository
-            else _Folders(settings, Path(folder).absolute(), pattern)
-        )
-        if isinstance(source, _Restic):
-            source.find(
-                path, host, tags, Path(scratch or installation.settings.state_dir / "import")
-            )
-        plan = plan_import(installation, settings, source.states)
-        for note in source.notes:
-            output.note(app, printable(note))
-        if plan.done:
-            output.say(app, f"{count(plan.done, 'state')} imported before")
-        if dry_run:
-            _say_plan(app, settings, plan.states)
-            return errors.EXIT_DONE
-        answers: list[dict[str, Any]] = []
-        codes = [errors.EXIT_DONE]
-        from backupd.operations.importing import import_states
-
-        with shown_progress(app) as progress:
-            for number, (state, report) in enumerate(
-                import_states(
+        place = Path(scratch) if scratch else installation.settings.state_dir / "import" / model
+        with Scratch(place) as own:
+            source: _Source
+            if repository:
+                restic = ResticRepository(repository, app.environment, password_file)
+                source = _restic(settings, restic, own, stop, path=path, host=host, tags=tags)
+            else:
+                source = _folders(settings, Path(folder).absolute(), pattern, own)
+            plan = plan_import(installation, settings, source.states)
+            for note in source.notes:
+                output.note(app, printable(note))
+            if plan.done:
+                output.say(app, f"{count(plan.done, 'state')} imported before")
+            if dry_run:
+                _say_plan(app, settings, plan.states)
+                return errors.EXIT_DONE
+            _refuse_beside_daemon(installation.settings.state_dir)
+            answers: list[dict[str, Any]] = []
+            codes = [errors.EXIT_DONE]
+            with shown_progress(app) as progress:
+                steps = import_states(
                     installation, settings, plan, source.opened, progress=progress, stop=stop
-                ),
-                1,
-            ):
-                answers.append({"source": state.source, **documents.snapshot_report(report)})
-                codes.append(errors.EXIT_PARTIAL if report.partial else errors.EXIT_DONE)
-                _say_done(app, f"{number} of {len(plan.states)}", state, report)
+                )
+                for number, (state, report) in enumerate(steps, 1):
+                    answers.append({"source": state.source, **documents.snapshot_report(report)})
+                    codes.append(errors.EXIT_PARTIAL if report.partial else errors.EXIT_DONE)
+                    _say_done(app, f"{number} of {len(plan.states)}", state, report)
     output.document(app, {"model": settings.name, "dry_run": False, "imported": answers})
     output.say(app, f"{count(len(answers), 'version')} of {settings.name} imported")
     return max(codes)
 
 
-class _Folders:
-    """States in folders of this box."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """States, notes on what was passed over, and what gives the folder of a state."""
 
-    def __init__(self, model: ModelSettings, folder: Path, pattern: str) -> None:
-        from backupd.operations.forget import zone_of
-        from backupd.operations.past import find_states
-
-        self._name = model.name
-        self.states, self.notes = find_states(
-            folder, pattern, model=model.name, zone=zone_of(model)
-        )
-
-    def opened(self, state: PastState) -> AbstractContextManager[Path]:
-        from backupd.operations.importing import folder_of
-
-        return folder_of(state, ending_of=self._name)
+    states: Sequence[PastState]
+    notes: Sequence[str]
+    opened: Callable[[PastState], AbstractContextManager[Path]]
 
 
-class _Restic:
-    """States in a restic repository."""
+def _folders(model: ModelSettings, folder: Path, pattern: str, own: Scratch) -> _Source:
+    from backupd.operations.forget import zone_of
+    from backupd.operations.importing import folder_of
+    from backupd.operations.past import find_states
 
-    def __init__(
-        self, app: App, model: ModelSettings, location: str, password_file: str, stop: Any
-    ) -> None:
-        from backupd.operations.restic import ResticRepository
+    states, notes = find_states(folder, pattern, model=model.name, zone=zone_of(model))
+    return _Source(states, notes, lambda state: folder_of(state, own, called=model.name))
 
-        self._repository = ResticRepository(location, app.environment, password_file)
-        self._model = model
-        self._stop = stop
-        self._path = ""
-        self._scratch = Path()
-        self.states: list[PastState] = []
-        self.notes: list[str] = []
 
-    def find(self, path: str, host: str, tags: Sequence[str], scratch: Path) -> None:
-        self._scratch = scratch
-        self.states, self._path = self._repository.states(
-            path=path, host=host, tags=tags, default_path=str(self._model.path)
-        )
+def _restic(
+    model: ModelSettings,
+    repository: ResticRepository,
+    own: Scratch,
+    stop: Event,
+    *,
+    path: str,
+    host: str,
+    tags: Sequence[str],
+) -> _Source:
+    from backupd.operations.importing import restored
 
-    def opened(self, state: PastState) -> AbstractContextManager[Path]:
-        from backupd.operations.importing import restored
+    states, found = repository.states(path=path, host=host, tags=tags, default_path=str(model.path))
+    return _Source(states, (), lambda state: restored(state, repository, found, own, stop))
 
-        return restored(state, self._repository, self._path, self._scratch, self._stop)
+
+def _refuse_beside_daemon(state_dir: Path) -> None:
+    """A snapshot of the present in the middle of the past would end the import."""
+    from backupd.daemon.client import DaemonAbsentError, status
+
+    try:
+        status(state_dir)
+    except DaemonAbsentError:
+        return
+    raise errors.BackupdError(
+        "the daemon runs, and may take a snapshot of the present in the middle of the past",
+        hint="stop it for as long as the import takes: systemctl stop backupd",
+    )
 
 
 def _say_plan(app: App, model: ModelSettings, states: Sequence[PastState]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("model", shell_complete=completion.complete_models)
-@click.argument("version", required=False, default="")
+@click.argument("version", required=False, default="", shell_complete=completion.complete_versions)
 @click.option("--undo", is_flag=True, help="Go back to what the folder was before the last switch.")
 @click.option(
     "--force",
