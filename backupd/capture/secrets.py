@@ -62,7 +62,9 @@ _CONTENT: tuple[tuple[str, bytes, bytes], ...] = (
     ),
 )
 _FORMS = tuple((kind, word, re.compile(form)) for kind, word, form in _CONTENT)
-_PATCH_FILE = re.compile(rb"^(?=diff --git )", re.MULTILINE)
+# Where the changes of a file begin, in git's form and in Subversion's.
+_PATCH_FILE = re.compile(rb"^(?=diff --git |Index: )", re.MULTILINE)
+_PATCH_NAME = re.compile(rb'^(?:---|\+\+\+) "?(?:[ab]/)?(.*?)"?(?:\t.*)?$')
 
 
 def is_secret_name(path: bytes) -> bool:
@@ -93,7 +95,7 @@ def why_secret(path: bytes, content: bytes | memoryview) -> str:
 
 
 def without_secrets(patch: bytes) -> tuple[bytes, int]:
-    """A patch in git's form without the files whose changes show a secret, and how many."""
+    """A patch without the files whose changes show a secret, and how many."""
     parts = _PATCH_FILE.split(patch)
     kept = [part for part in parts if not _shows_secret(part)]
     return b"".join(kept), len(parts) - len(kept)
@@ -102,6 +104,7 @@ def without_secrets(patch: bytes) -> tuple[bytes, int]:
 def _shows_secret(part: bytes) -> bool:
     head = part.split(b"\n@@", 1)[0]
     for line in head.splitlines():
-        if line.startswith((b"--- a/", b"+++ b/")) and is_secret_name(line[6:].rstrip(b'"\t')):
+        name = _PATCH_NAME.match(line)
+        if name and is_secret_name(name[1]):
             return True
     return bool(secret_in(part))

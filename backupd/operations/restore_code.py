@@ -112,7 +112,8 @@ def _check_out(
         found, differs = check_out_git(code, place, environment)
     patch = to / "changes.patch"
     if differs and patch.exists():
-        apply_patch(patch, place, environment)
+        strip = 0 if code.get("system") == "subversion" else 1
+        apply_patch(patch, place, environment, strip=strip)
     return found
 
 

@@ -111,13 +111,13 @@ def _write(repository: GitRepository, name: str, prefix: bytes, place: Path) -> 
         )  # fmt: skip
 
 
-def apply_patch(patch: Path, place: Path, environment: Mapping[str, str]) -> None:
-    """Apply the kept changes. Raises `BackupdError`."""
+def apply_patch(patch: Path, place: Path, environment: Mapping[str, str], *, strip: int) -> None:
+    """Apply the kept changes, with `strip` names less of each path. Raises `BackupdError`."""
     programs = Programs(os.fsencode(place), environment)
     nowhere = GitRepository(programs, programs.folder, b"", b"", b"")
     # A repository above would take the paths for its own.
     ceiling = {"GIT_CEILING_DIRECTORIES": os.fspath(place.parent)}
-    nowhere.run("apply", "--whitespace=nowarn", os.fspath(patch), variables=ceiling)
+    nowhere.run("apply", "--whitespace=nowarn", f"-p{strip}", os.fspath(patch), variables=ceiling)
 
 
 def export_subversion(code: Mapping[str, Any], place: Path, environment: Mapping[str, str]) -> str:

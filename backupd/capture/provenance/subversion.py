@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 from backupd.capture.provenance.running import ProgramError, Programs
 
+_NEW = re.compile(rb"^--- [^\n]*\t\(nonexistent\)\n(\+\+\+ )", re.MULTILINE)
+_GONE = re.compile(rb"^(--- [^\n]*\n)\+\+\+ [^\n]*\t\(nonexistent\)\n", re.MULTILINE)
 _MOST_XML_BYTES = 32 << 20
 
 
@@ -50,8 +52,13 @@ class WorkingCopy:
         return Status(changed, frozenset(unversioned), frozenset(ignored))
 
     def patch(self) -> bytes:
-        """The changes, in git's form. Raises `ProgramError`."""
-        return _svn(self.programs, "diff", "--git", "--internal-diff", ".")
+        """The changes of texts, without those of properties. Raises `ProgramError`."""
+        patch = _svn(
+            self.programs, "diff", "--internal-diff", "--ignore-properties", "--force", "."
+        )
+        # The form that says to others that a file is new or gone, and not merely empty.
+        patch = _NEW.sub(rb"--- /dev/null\n\1", patch)
+        return _GONE.sub(rb"\1+++ /dev/null\n", patch)
 
 
 def open_working_copy(programs: Programs) -> WorkingCopy | None:
@@ -64,9 +71,10 @@ def open_working_copy(programs: Programs) -> WorkingCopy | None:
     entry = _parsed(_svn(programs, "info", "--xml", ".")).find("entry")
     if entry is None:
         return None
-    commit = entry.find("commit")
-    revision = entry.get("revision") or (commit.get("revision") if commit is not None else "")
-    return WorkingCopy(programs, entry.findtext("url", ""), int(revision or 0))
+    # A folder that was only just added has words where its revision will be.
+    revision = entry.get("revision", "")
+    number = int(revision) if revision.isdigit() else 0
+    return WorkingCopy(programs, entry.findtext("url", ""), number)
 
 
 def _below_a_copy(folder: bytes) -> bool:
