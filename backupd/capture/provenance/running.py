@@ -18,6 +18,7 @@ from backupd.errors import BackupdError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FOLDER = "backupd-code-"
+_QUICK_SECONDS = 10.0
 _SAID_BYTES = 4096
 _SAID_LINES = 3
 MOST_BYTES = 64 << 20
@@ -67,22 +68,7 @@ def account_of(folder: bytes) -> Account | None:
 
 def may_become(account: Account) -> bool:
     """Whether this process may run others as that user: systemd's sandbox takes the right away."""
-    try:
-        done = subprocess.run(
-            ["/bin/true"],
-            user=account.uid,
-            group=account.gid,
-            extra_groups=account.groups,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0
+    return _run_as(account, ["true"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +117,7 @@ class Programs:
 
             def give_up() -> None:
                 late.set()
-                _end(process)
+                _end(process, self.account)
 
             timer = threading.Timer(self.seconds, give_up)
             timer.daemon = True
@@ -143,7 +129,7 @@ class Programs:
                 process.wait()
             finally:
                 timer.cancel()
-                _end(process)
+                _end(process, self.account)
                 process.wait()
             if late.is_set():
                 raise ProgramError(f"{_named(arguments)} did not end in {self.seconds:.0f} s")
@@ -206,7 +192,10 @@ def working_folder(programs: Programs) -> Iterator[bytes]:
     try:
         yield made
     finally:
-        programs.run(["rm", "--recursive", "--force", "--", made])
+        try:
+            programs.run(["rm", "--recursive", "--force", "--", made])
+        except ProgramError:
+            pass  # what was asked is answered; the folder is small, and in no one's way
 
 
 def _named(arguments: Sequence[str | bytes]) -> str:
@@ -228,9 +217,33 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)[:300]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], account: Account | None) -> None:
     """End it with all it started: it leads a session of its own."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
+    except PermissionError:
+        # In systemd's sandbox root may not end what runs as another, who may.
+        if account is not None and process.poll() is None:
+            _run_as(account, ["kill", "-KILL", "--", f"-{process.pid}"])
     except OSError:
         pass
+
+
+def _run_as(account: Account, arguments: Sequence[str]) -> bool:
+    """Run a program of the system, silently; whether it said that all is well."""
+    try:
+        done = subprocess.run(
+            arguments,
+            user=account.uid,
+            group=account.gid,
+            extra_groups=account.groups,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": _PATH},
+            check=False,
+            timeout=_QUICK_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0

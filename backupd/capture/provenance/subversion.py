@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
-from backupd.capture.provenance.running import ProgramError, Programs
+from backupd.capture.provenance.running import (
+    ProgramError,
+    Programs,
+    working_folder,
+)
 
 _NEW = re.compile(rb"^--- [^\n]*\t\(nonexistent\)\n(\+\+\+ )", re.MULTILINE)
 _GONE = re.compile(rb"^(--- [^\n]*\n)\+\+\+ [^\n]*\t\(nonexistent\)\n", re.MULTILINE)
@@ -90,9 +93,7 @@ def _below_a_copy(folder: bytes) -> bool:
 
 def _svn(programs: Programs, *arguments: str) -> bytes:
     """Run svn without the user's configuration, which can name programs to compare with."""
-    with tempfile.TemporaryDirectory(prefix="backupd-svn-") as configuration:
-        if programs.account is not None:
-            os.chown(configuration, programs.account.uid, programs.account.gid)
+    with working_folder(programs) as configuration:
         return replace(programs, variables={}).run(
             ["svn", "--non-interactive", "--config-dir", configuration, *arguments],
             most_bytes=_MOST_XML_BYTES,
