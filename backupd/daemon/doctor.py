@@ -101,16 +101,19 @@ def _key(installation: Installation) -> Generator[Finding, None, bool]:
 
 def _target(installation: Installation, name: str, *, opens: bool) -> Iterator[Finding]:
     settings = installation.settings.targets[name]
-    try:
-        location = installation.target(name).location
-        found = probe(installation, name)
-        refuse(found, name, location)
-    except BackupdError as error:
-        yield _bad("target", name, error)
-        return
-    yield _good("target", name, f"{location}: {_seen(found, isinstance(settings, S3Target))}")
-    for remark in found.remarks():
-        yield _note("target", name, remark)
+    location = installation.target(name).location
+    if isinstance(settings, S3Target) and settings.as_of:
+        yield _note("target", name, f"{location} is looked at as it was, and is not probed")
+    else:
+        try:
+            found = probe(installation, name)
+            refuse(found, name, location)
+        except BackupdError as error:
+            yield _bad("target", name, error)
+            return
+        yield _good("target", name, f"{location}: {_seen(found, isinstance(settings, S3Target))}")
+        for remark in found.remarks():
+            yield _note("target", name, remark)
     if not isinstance(settings, S3Target):
         yield from _room("target", name, settings.path)
     if not opens:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from backupd.config.settings import Settings
-from backupd.errors import TargetError
+from backupd.config.settings import S3Target, Settings
+from backupd.errors import TargetError, TargetReadOnlyError
 from backupd.operations.installation import Installation
 from backupd.targets.capabilities import Capabilities, decode_capabilities, encode_capabilities
 from backupd.targets.probe import place_of, probe_target
@@ -18,10 +18,20 @@ _MAX_BYTES = 64 << 10
 def probe(installation: Installation, name: str) -> Capabilities:
     """See what the target does; kept where there is a state folder.
 
-    Raises the `TargetError` that says why nothing could be seen. See `refuse` for what to do
-    with the answer.
+    One that is append-only here is probed once: what a probe puts there stays. Raises the
+    `TargetError` that says why nothing could be seen, also for one that is looked at as it was
+    and so is only read. See `refuse` for what to do with the answer.
     """
     settings = installation.settings.targets[name]
+    if isinstance(settings, S3Target):
+        if settings.as_of:
+            raise TargetReadOnlyError(
+                f"target {name!r} is looked at as it was, and so cannot be probed",
+                hint="take `as_of` out of its settings to probe it",
+            )
+        kept = kept_capabilities(installation.settings, name) if settings.append_only else None
+        if kept is not None and not installation.standalone:
+            return kept
     found = probe_target(
         settings, clock=installation.clock, on_request=installation.traffic_of(name).add
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backupd.codec.chunking_parameters import ChunkingParameters
 from backupd.codec.secrets import MASTER_KEY_SIZE
-from backupd.config.settings import LocalTarget
+from backupd.config.settings import LocalTarget, S3Target
 from backupd.errors import BackupdError, ObjectMissingError, TargetError, WrongKeyError
 from backupd.operations.installation import Installation, environment_has_secret
 from backupd.repository import keys, layout
@@ -104,7 +104,8 @@ def _prepared(installation: Installation, name: str) -> Target:
     settings = installation.settings.targets[name]
     prepare_target(settings)
     target = installation.target(name)
-    if not isinstance(settings, LocalTarget):
+    past = isinstance(settings, S3Target) and settings.as_of
+    if not (isinstance(settings, LocalTarget) or past):
         from backupd.operations.probing import probe, refuse
 
         refuse(probe(installation, name), name, target.location)

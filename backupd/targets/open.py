@@ -80,7 +80,8 @@ def open_target(
             )
     if traffic is not None:
         # A bucket's operation may take many requests, and each is what a store counts.
-        target = CountingTarget(target, traffic, requests=not isinstance(settings, S3Target))
+        itself = isinstance(settings, S3Target) and not settings.as_of
+        target = CountingTarget(target, traffic, requests=not itself)
     if upload is not None and not isinstance(settings, LocalTarget):
         target = LimitedTarget(target, upload)
     match settings:

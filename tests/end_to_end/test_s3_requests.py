@@ -172,3 +172,22 @@ def test_a_store_that_gives_back_other_bytes_gets_no_repository(
     assert "gives back other bytes than were stored" in answer.err
     assert box.count("repository.json") == 0
     assert "gives back other bytes" in box.run("doctor").out
+
+
+def test_an_append_only_target_is_probed_once_and_a_past_one_never(box: Box) -> None:
+    store = box.config["targets"]["s3"]  # type: ignore[index]
+    store["append_only"] = True
+    box.write()
+    box.run.ok("init")
+    first = box.cost_of("doctor")
+    assert first["put"] == first["delete"] == 0
+    assert "one of racing writers wins" in box.run.ok("doctor").out
+
+    store["append_only"] = False
+    store["as_of"] = "2026-01-01T00:00"
+    box.write()
+    asked = box.asked()
+    answer = box.run("doctor", "--json")
+    found = [one for one in answer.document["findings"] if one["check"] == "target"]
+    assert "is not probed" in found[0]["message"]
+    assert box.asked()["put"] == asked["put"]
