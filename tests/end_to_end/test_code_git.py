@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -118,3 +119,53 @@ def test_what_is_written_for_another_user_belongs_to_that_user(tmp_path: Path) -
         for name in (*folders, *names)
     }
     assert owners == {OTHER_USER}
+
+
+def test_a_plain_user_records_a_repository_of_another_and_reads_no_more_than_it_may(
+    tmp_path: Path,
+) -> None:
+    tmp_path.chmod(0o755)
+    case = CASES["dirty in every way"](tmp_path / "code")
+    (case.code / "secret.txt").write_text("of root alone\n")
+    (case.code / "secret.txt").chmod(0o600)
+    for above in tmp_path.parents:
+        if str(above).startswith("/tmp/"):
+            above.chmod(above.stat().st_mode | 0o055)
+    with capture_code(wish(case, "record")) as capture:
+        list(capture.files())  # and all modules are there, whatever that user may read
+    before = fingerprint(case.code, objects=True)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(OTHER_USER)
+            os.setuid(OTHER_USER)
+            with capture_code(wish(case, "record", "everything")) as capture:
+                kept = sorted(os.fsdecode(file.path) for file in capture.files())
+                os.write(writer, json.dumps([capture.facts, kept]).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        facts, kept = json.loads(answer.read())
+    os.waitpid(child, 0)
+    assert facts["system"] == "git" and facts["dirty"]
+    assert "source/notes.md" in kept and "source/secret.txt" not in kept
+    assert any("secret.txt" in note for note in facts["notes"])
+    assert fingerprint(case.code, objects=True) == before
+
+
+def test_a_repository_cannot_name_what_root_alone_may_read_as_its_work_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    case = CASES["of another user"](tmp_path / "code")
+    git(case.code, "-c", "safe.directory=*", "config", "core.worktree", "/")
+    # As in systemd's sandbox, where root can become nobody else.
+    monkeypatch.setattr("backupd.capture.provenance.code.may_become", lambda account: False)
+    with capture_code(wish(case, "record", "everything")) as capture:
+        kept = [file.path for file in capture.files()]
+    assert capture.facts["system"] == "none"
+    assert any("belongs to another user" in note for note in capture.facts["notes"])
+    assert not any(b"etc/" in path for path in kept)

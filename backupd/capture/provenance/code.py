@@ -15,6 +15,7 @@ from typing import Any
 from backupd.capture.folders import shown
 from backupd.capture.provenance.environment import LOCK_FILES, ran_on
 from backupd.capture.provenance.git import (
+    NO_REPOSITORY,
     GitRepository,
     NotARepositoryError,
     open_repository,
@@ -160,6 +161,8 @@ def _look(wish: CodeWish, programs: Programs, capture: CodeCapture, stack: ExitS
         else:
             if wish.settings.git != "record":
                 capture.note(f"{wish.settings.path}: {no_git.message}; no commit is made")
+            elif no_git.message != NO_REPOSITORY:
+                capture.note(f"{wish.settings.path}: {no_git.message}")
             _keep_from_disk(wish, capture, None)
     else:
         _look_at_git(wish, repository, capture, stack)

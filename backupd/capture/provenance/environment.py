@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,7 +77,10 @@ def ran_on(
     notes: list[str] = []
     packages = None
     try:
-        packages = _asked(programs, python) if python else _virtual(folder)
+        if python is None:
+            packages = next(filter(None, (_virtual(folder / name) for name in _VIRTUAL)), None)
+        else:
+            packages = _virtual(python.parent.parent) or _asked(programs, python)
     except (ProgramError, OSError, ValueError) as error:
         notes.append(f"packages: {error}")
     system = os.uname()
@@ -95,6 +97,11 @@ def ran_on(
 
 
 def _asked(programs: Programs, python: Path) -> PythonPackages:
+    """Of an interpreter, by running it. Raises `ProgramError`, `ValueError`."""
+    if programs.account is None and os.geteuid() == 0:
+        for path in (python, python.parent, python.parent.parent):
+            if os.lstat(path).st_uid != 0:
+                raise ProgramError(f"{python} is not root's, so it is not run as root")
     quick = replace(programs, seconds=_PYTHON_SECONDS, variables={})
     answer = json.loads(quick.run([str(python), "-I", "-c", _ASK], most_bytes=_MOST_BYTES))
     folders = [path for path in answer["path"] if isinstance(path, str) and os.path.isdir(path)]
@@ -102,19 +109,16 @@ def _asked(programs: Programs, python: Path) -> PythonPackages:
 
 
 def _virtual(folder: Path) -> PythonPackages | None:
-    """Of a virtual environment in the folder, without running anything of it."""
-    for name in _VIRTUAL:
-        try:
-            text = _small(folder / name / "pyvenv.cfg").decode("utf-8", "replace")
-        except OSError:
-            continue
-        found = re.search(r"^version(?:_info)?\s*=\s*(\d+(?:\.\d+)*)", text, re.MULTILINE)
-        version = found[1] if found else ""
-        packages = sorted((folder / name / "lib").glob("python3*/site-packages"))
-        packages += sorted((folder / name / "lib64").glob("python3*/site-packages"))
-        unique = dict.fromkeys(os.path.realpath(path) for path in packages)
-        return PythonPackages(version or platform.python_version(), _lines(list(unique)))
-    return None
+    """Of a virtual environment, without running anything of it; None where it is none (PEP 405)."""
+    try:
+        text = _small(folder / "pyvenv.cfg").decode("utf-8", "replace")
+    except OSError:
+        return None
+    found = re.search(r"^version(?:_info)?\s*=\s*(\d+(?:\.\d+)*)", text, re.MULTILINE)
+    packages = sorted((folder / "lib").glob("python3*/site-packages"))
+    packages += sorted((folder / "lib64").glob("python3*/site-packages"))
+    unique = dict.fromkeys(os.path.realpath(path) for path in packages)
+    return PythonPackages(found[1] if found else "of unknown version", _lines(list(unique)))
 
 
 def _lines(folders: Sequence[str]) -> tuple[str, ...]:

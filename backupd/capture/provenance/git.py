@@ -60,6 +60,9 @@ _NO_NETWORK = {"GIT_ALLOW_PROTOCOL": "none"}  # a partial clone would fetch what
 _NETWORK = {"GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}
 
 
+NO_REPOSITORY = "it is in no git repository"
+
+
 class NotARepositoryError(BackupdError):
     """The folder is in no git repository."""
 
@@ -251,8 +254,13 @@ def open_repository(programs: Programs) -> GitRepository:
         top = bare.ask("rev-parse", "--show-toplevel")
     except ProgramError as error:
         if error.code == 128 and "not a git repository" in error.message:
-            raise NotARepositoryError("it is in no git repository") from None
+            raise NotARepositoryError(NO_REPOSITORY) from None
         raise
+    if programs.account is None and os.geteuid() == 0:
+        # A repository can name any folder as its work tree, and root may read them all.
+        owner = os.stat(programs.folder).st_uid
+        if owner not in (0, os.stat(top).st_uid):
+            raise NotARepositoryError("its work tree belongs to another user than the code")
     folder = bare.ask("rev-parse", "--absolute-git-dir")
     objects = os.path.join(programs.folder, bare.ask("rev-parse", "--git-path", "objects"))
     prefix = bare.ask("rev-parse", "--show-prefix")
