@@ -120,9 +120,12 @@ def _model_row(model: Mapping[str, Any], now: float) -> tuple[str, ...]:
 def _target(target: Mapping[str, Any]) -> str:
     bad = bool(target.get("error"))
     version = f" v{target['version']}" if target.get("version") else ""
-    mark = "✗" if bad else "✓" if target.get("last_good") else "–"
-    kind = "bad" if bad else "good" if target.get("last_good") else "dim"
-    return f'<span class="{kind}">{mark}</span> {escape(str(target["name"]))}{version}'
+    owed = int(target.get("owed") or 0)
+    good = bool(target.get("last_good")) and not owed
+    mark = "✗" if bad else "✓" if good else "–"
+    kind = "bad" if bad else "good" if good else "dim"
+    more = f" <span class='dim'>{owed} owed</span>" if owed else ""
+    return f'<span class="{kind}">{mark}</span> {escape(str(target["name"]))}{version}{more}'
 
 
 def _upkeep_row(job: Mapping[str, Any], now: float) -> tuple[str, ...]:

@@ -38,6 +38,13 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         for target in model.get("targets", ()):
             labels = {"model": model["name"], "target": target["name"]}
             yield _sample("backupd_target_ok", labels, int(not target.get("error")))
+    yield from _family(
+        "backupd_target_owed", "gauge", "Snapshots that are still to be copied there."
+    )
+    for model in models:
+        for target in model.get("targets", ()):
+            labels = {"model": model["name"], "target": target["name"]}
+            yield _sample("backupd_target_owed", labels, int(target.get("owed") or 0))
     yield from _family("backupd_upkeep_ok", "gauge", "1 where an upkeep job's last run was good.")
     for job in status.get("upkeep", ()):
         labels = {"job": job["job"], "target": job.get("target") or ""}

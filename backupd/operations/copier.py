@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from backupd.codec.sealing import OVERHEAD
-from backupd.errors import DamagedError, ObjectMissingError, StoppedError, WrongKeyError
+from backupd.errors import ColdError, DamagedError, ObjectMissingError, StoppedError, WrongKeyError
 from backupd.operations.progress import Progress
 from backupd.operations.reports import TargetResult
 from backupd.repository.index import Index, Location
@@ -77,15 +77,15 @@ class Copier:
         source_index = self._source.load_index(self._progress.note)
         reader = BlobReader(BlobFinder(self._source, source_index, self._progress.note))
         for snapshot, forecast in zip(snapshots, forecasts, strict=True):
-            stored, why = 0, ""
+            stored, why, cold = 0, "", False
             try:
                 stored = self._copy_one(snapshot, reader, forecast)
             except DamagedError as error:
-                why = error.message
+                why, cold = error.message, isinstance(error, ColdError)
             self._progress.advance(0, 1)
             record = snapshot.record
             yield TargetResult(
-                self._destination.name, record.version, stored, why, model=record.model
+                self._destination.name, record.version, stored, why, model=record.model, cold=cold
             )
 
     def missing_bytes(self, snapshots: Iterable[StoredSnapshot]) -> Iterator[int]:

@@ -150,7 +150,11 @@ def catch_up(
     if away and not complete:
         why = "; ".join(error.message for error in away.values())
         raise SourcesAwayError(f"nothing can be copied to {destination} now: {why}")
-    return results
+    # What lies in an archive class is not fetched by itself: that costs, and takes hours.
+    for result in results:
+        if result.cold:
+            progress.note(f"{result.model}@v{result.version} is not copied: {result.error}")
+    return [result for result in results if not result.cold]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ class TargetResult:
     """What became of a snapshot on one target; `error` is empty where it is whole there.
 
     `pending` says that it is not there yet, and will be copied by itself. `was` is the number
-    that the snapshot had before, where another one turned out to have it too.
+    that the snapshot had before, where another one turned out to have it too. `cold` says that
+    the error is an archive class that would have to be thawed first.
     """
 
     target: str
@@ -65,6 +66,7 @@ class TargetResult:
     model: str = ""
     pending: bool = False
     was: int = 0
+    cold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
