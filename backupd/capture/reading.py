@@ -134,6 +134,8 @@ class CaptureFile:
 
         The clone is taken only where the file is, right after it was made, what `stat` says.
         """
+        if self.frozen:
+            return
         copy = freezer.clone(self.fd)
         if copy is None:
             return

@@ -209,8 +209,10 @@ def test_a_trainer_that_writes_is_named_and_nothing_is_done(
     with pytest.raises(BackupdError, match=rf"weights.bin .*is being written.*{writer.pid}"):
         switched(world, "v1")
     assert manifest_of(world.model_path) == world.expected[2]
-    switched(world, "v1", force=True)
+    report = switched(world, "v1", force=True)
     assert manifest_of(world.model_path) == world.expected[1]
+    assert report.copied.files + report.fetched.files > 20
+    assert report.shared.files == 0, "no file is shared with one who still writes"
 
 
 def test_a_file_that_is_not_what_it_was_is_fetched(
