@@ -269,8 +269,8 @@ class Capture:
             stat=file.stat,
         )
         extents = file.extents()
-        self._inspection.file(path, file)
-        stored = self._sink.read(file, extents)
+        with self._inspection.beside(path, file):
+            stored = self._sink.read(file, extents)
         if not file.unchanged():
             return False
         self.left_out.extend(notes)

@@ -4,6 +4,10 @@ dangers, which it names. A file that did not change is what was found of it befo
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from backupd.capture.danger import HEAD_BYTES, Suspicion, look_for_danger, may_be_dangerous
 from backupd.capture.folders import name_of, shown
 from backupd.capture.reading import CaptureFile, open_for_capture
@@ -17,6 +21,7 @@ from backupd.repository.tree import FileType
 LEFT_OUT = "left out"
 KEPT = "kept"
 _MOST_FILES = 10_000
+_LOOKED_AT_BESIDE = 4 << 20  # bytes; a smaller file is read in less time than a thread takes
 _FILES = frozenset({FileType.FILE, FileType.HARDLINK})
 
 
@@ -82,15 +87,35 @@ class Inspection:
 
     def file(self, path: bytes, file: CaptureFile) -> None:
         """An open file, before it is stored. Raises `LeftOutError`."""
+        self._refuse_secrets(path, file)
+        self._take(path, _dangers(path, file))
 
-        def read_at(offset: int, length: int) -> bytes:
-            buffer = bytearray(min(length, max(0, size - offset)))
-            return bytes(memoryview(buffer)[: file.read_into(buffer, offset)])
+    @contextmanager
+    def beside(self, path: bytes, file: CaptureFile) -> Iterator[None]:
+        """As `file`, but of a large file the dangers are looked for while the block stores it.
 
+        Raises `LeftOutError`, also after the block.
+        """
+        self._refuse_secrets(path, file)
+        if file.stat.st_size < _LOOKED_AT_BESIDE:
+            self._take(path, _dangers(path, file))
+            yield
+            return
+        look = _Look(path, file)
+        try:
+            yield
+        finally:
+            found = look.end()
+        if isinstance(found, BaseException):
+            raise found
+        self._take(path, found)
+
+    def _refuse_secrets(self, path: bytes, file: CaptureFile) -> None:
         size = file.stat.st_size
-        if self._leaves_secrets and size <= MOST_BYTES and (kind := secret_in(read_at(0, size))):
+        if not self._leaves_secrets or size > MOST_BYTES:
+            return
+        if kind := secret_in(_part(file, 0, size)):
             raise LeftOutError(_secret(path, f"holds {kind}"))
-        self._take(path, look_for_danger(read_at, size, name_of(path)))
 
     def _take(self, path: bytes, suspicions: tuple[Suspicion, ...]) -> None:
         self.forget(path)
@@ -106,6 +131,40 @@ class Inspection:
     def findings(self) -> tuple[Danger, ...]:
         """What was found of the files that the snapshot keeps."""
         return tuple(danger for found in self._findings.values() for danger in found)
+
+
+class _Look:
+    """A search of one file for dangers, in a thread of its own."""
+
+    def __init__(self, path: bytes, file: CaptureFile) -> None:
+        self._path = path
+        self._file = file
+        self._found: tuple[Suspicion, ...] | BaseException = ()
+        self._thread = threading.Thread(target=self._run, name="dangers", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._found = _dangers(self._path, self._file)
+        except BaseException as error:
+            self._found = error
+
+    def end(self) -> tuple[Suspicion, ...] | BaseException:
+        """Wait for what was found, or for what failed."""
+        self._thread.join()
+        return self._found
+
+
+def _dangers(path: bytes, file: CaptureFile) -> tuple[Suspicion, ...]:
+    def read_at(offset: int, length: int) -> bytes:
+        return _part(file, offset, length)
+
+    return look_for_danger(read_at, file.stat.st_size, name_of(path))
+
+
+def _part(file: CaptureFile, offset: int, length: int) -> bytes:
+    buffer = bytearray(min(length, max(0, file.stat.st_size - offset)))
+    return bytes(memoryview(buffer)[: file.read_into(buffer, offset)])
 
 
 def _secret(path: bytes, why: str) -> Skipped:
