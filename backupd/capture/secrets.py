@@ -61,7 +61,13 @@ _CONTENT: tuple[tuple[str, bytes, bytes], ...] = (
         rb"WANDB_API_KEY[\"']?\]?\s*[:=]\s*[\"']?[0-9a-f]{40}\b",
     ),
 )
-_FORMS = tuple((kind, word, re.compile(form)) for kind, word, form in _CONTENT)
+_RAREST = b"JWYKSzx_-k"
+_FORMS = tuple(
+    (kind, next(bytes([byte]) for byte in _RAREST if byte in word), word, re.compile(form))
+    for kind, word, form in _CONTENT
+)
+"""With the rarest byte of each word: looking for one byte is a tenth of looking for a word."""
+_BYTES = frozenset(byte for _, byte, _, _ in _FORMS)
 # Where the changes of a file begin, in git's form and in Subversion's.
 _PATCH_FILE = re.compile(rb"^(?=diff --git |Index: )", re.MULTILINE)
 _PATCH_NAME = re.compile(rb'^(?:---|\+\+\+) "?(?:[ab]/)?(.*?)"?(?:\t.*)?$')
@@ -80,8 +86,9 @@ def secret_in(content: bytes | memoryview) -> str:
     text = bytes(content)
     if b"\0" in text[:8192]:
         return ""
-    for kind, word, form in _FORMS:
-        if word in text and form.search(text):
+    there = {byte for byte in _BYTES if byte in text}
+    for kind, byte, word, form in _FORMS:
+        if byte in there and word in text and form.search(text):
             return kind
     return ""
 
