@@ -275,6 +275,11 @@ class Performer:
                 "added_bytes": info.added_bytes,
                 "stored_bytes": info.stored_bytes,
             }
+            dangerous = [found.path for found in info.findings if found.level == "dangerous"]
+            if dangerous:
+                log.warning(
+                    "files may do harm when they are loaded", files=dangerous[:_MOST_TOLD], **told
+                )
         for note in report.notes:
             log.warning(note, **told)
         if missing:

@@ -33,6 +33,7 @@ from backupd.operations.reports import (
     SnapshotReport,
     TargetResult,
 )
+from backupd.repository.danger import Danger
 from tests.unit.daemon_fakes import (
     Clock,
     LogLines,
@@ -319,6 +320,42 @@ def test_files_that_never_held_still_wait_for_the_next_tick(start: Start) -> Non
     assert found["next_run"] == NOW + 480
     daemon.later(480)
     eventually(lambda: daemon.recorder.count("snapshot") == 2)
+
+
+def test_code_that_could_not_be_pushed_is_tried_again_though_nothing_changed(start: Start) -> None:
+    taken: list[SnapshotReport] = []
+
+    def take(*_: Any) -> SnapshotReport:
+        taken.append(unchanged("llama") if taken else good("llama"))
+        why = "code: backupd/llama could not be pushed; it is tried again"
+        if len(taken) < 5:
+            return replace(taken[-1], notes=(why,), retry=True)
+        return taken[-1]
+
+    daemon = start(lambda daemon: setattr(daemon.recorder, "snapshot", take))
+    found = daemon.settled()
+    assert found["state"] == "ok", "the snapshot itself is whole"
+    for count in range(2, 6):
+        daemon.later(QUARTER)
+        eventually(lambda count=count: len(taken) == count)
+        daemon.settled()
+    eventually(lambda: not daemon.of_model()["changed"])
+    daemon.later(QUARTER)
+    last = daemon.clock.now
+    eventually(lambda: daemon.of_model()["last_run"] == last)
+    assert len(taken) == 5
+    assert daemon.lines.has("could not be pushed")
+
+
+def test_files_that_may_do_harm_are_told(start: Start) -> None:
+    def take(*_: Any) -> SnapshotReport:
+        found = Danger("evil.pkl", "dangerous", "names os.system")
+        return good("llama", findings=(found, Danger("own.pkl", "unknown", "names own.Net")))
+
+    daemon = start(lambda daemon: setattr(daemon.recorder, "snapshot", take))
+    eventually(lambda: daemon.lines.has("may do harm"))
+    told = [line for line in daemon.lines.lines() if "may do harm" in line["event"]]
+    assert [line["files"] for line in told] == [["evil.pkl"]]
 
 
 def test_a_model_that_is_not_stored_becomes_stale(start: Start) -> None:
