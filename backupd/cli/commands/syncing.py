@@ -87,7 +87,7 @@ def sync_command(
     codes: list[int] = []
     if everything and models:
         raise click.UsageError("name models, or say --everything")
-    with opened(app) as installation, stop_on_signal() as stop:
+    with opened(app, quickly=True) as installation, stop_on_signal() as stop:
         chosen = chosen_models(installation.settings, models)
         known = installation.settings.targets
         near = installation.nearest_first(known)
