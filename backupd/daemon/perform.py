@@ -277,9 +277,8 @@ class Performer:
             }
             dangerous = [found.path for found in info.findings if found.level == "dangerous"]
             if dangerous:
-                log.warning(
-                    "files may do harm when they are loaded", files=dangerous[:_MOST_TOLD], **told
-                )
+                told_paths = dangerous[:_MOST_TOLD]
+                log.warning("files may do harm when they are loaded", paths=told_paths, **told)
         for note in report.notes:
             log.warning(note, **told)
         if missing:

@@ -355,7 +355,7 @@ def test_files_that_may_do_harm_are_told(start: Start) -> None:
     daemon = start(lambda daemon: setattr(daemon.recorder, "snapshot", take))
     eventually(lambda: daemon.lines.has("may do harm"))
     told = [line for line in daemon.lines.lines() if "may do harm" in line["event"]]
-    assert [line["files"] for line in told] == [["evil.pkl"]]
+    assert [line["paths"] for line in told] == [["evil.pkl"]]
 
 
 def test_a_model_that_is_not_stored_becomes_stale(start: Start) -> None:
