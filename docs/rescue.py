@@ -2,6 +2,7 @@
 
     python rescue.py REPOSITORY list
     python rescue.py REPOSITORY restore HOST MODEL VERSION DIR
+    python rescue.py REPOSITORY code HOST MODEL VERSION DIR      (what is kept of the code)
 
 REPOSITORY is the folder with `repository.json` (copy a bucket to a disk first), DIR a folder that
 is empty or not there. The key comes from BACKUPD_KEY_FILE (a file with the key, the recovery key
@@ -430,12 +431,14 @@ def main(arguments: list[str]) -> int:
                 labels = " ".join(f"{key}={text}" for key, text in found["labels"].items())
                 print(found["host"], found["model"], f"v{found['version']}", found["time"], labels)
             return 0
-        case [root, "restore", host, model, version, folder]:
+        case [root, "restore" | "code" as what, host, model, version, folder]:
             repository = Repository(Path(root))
             wanted = (host, model, int(version.removeprefix("v")))
             for found in repository.snapshots():
                 if (found["host"], found["model"], found["version"]) == wanted:
                     repository.read_packs()
+                    if what == "code":
+                        found["trees"] = found.get("code_trees", [])
                     return Restore(repository, Path(folder)).run(found)
             raise RescueError(f"there is no snapshot v{wanted[2]} of {model} of {host}")
         case _:

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from backupd.capture.folders import shown
-from backupd.errors import BackupdError, DamagedError, NotFoundError
+from backupd.errors import (
+    BackupdError,
+    DamagedError,
+    NotFoundError,
+    StoppedError,
+    TargetError,
+)
 from backupd.operations.catalog import ResolvedSnapshot
 from backupd.operations.installation import Installation
 from backupd.operations.placement import RestoreRoot
@@ -41,6 +47,15 @@ class CodeReport:
     notes: tuple[str, ...] = ()
 
 
+def require_code(snapshot: ResolvedSnapshot) -> None:
+    """Raises `NotFoundError` where nothing is known of a snapshot's code."""
+    if not snapshot.stored.record.code:
+        raise NotFoundError(
+            f"{snapshot.info.name} was taken without its code",
+            hint="the model's `code` in the configuration says where it lies, for the next ones",
+        )
+
+
 def restore_code(
     installation: Installation,
     snapshot: ResolvedSnapshot,
@@ -50,16 +65,13 @@ def restore_code(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> CodeReport:
-    """Give back a snapshot's code into the folder `to`.
+    """Give back a snapshot's code into the folder `to`; see `require_code`.
 
-    Raises `NotFoundError` where nothing is known of it, and what `restore` raises.
+    What is in the way is a failure of all of it, since the model may be given already. Raises
+    what ends a restore.
     """
+    require_code(snapshot)
     record = snapshot.stored.record
-    if not record.code:
-        raise NotFoundError(
-            f"{snapshot.info.name} was taken without its code",
-            hint="the model's `code` in the configuration says where it lies, for the next ones",
-        )
     failed: dict[str, str] = {}
     notes: list[str] = []
     files = 0
@@ -67,7 +79,12 @@ def restore_code(
         request = RestoreRequest(to=to, overwrite=overwrite)
         aside = replace(record, trees=record.code_trees, size_bytes=0)
         kept = replace(snapshot, stored=replace(snapshot.stored, record=aside))
-        report = restore(installation, kept, request, progress=progress, stop=stop)
+        try:
+            report = restore(installation, kept, request, progress=progress, stop=stop)
+        except (StoppedError, TargetError):
+            raise
+        except BackupdError as error:
+            return CodeReport("", failed={str(to): error.message})
         failed |= report.failed
         notes += report.notes
         files = report.restored_files

@@ -143,7 +143,7 @@ def restore_command(
     from backupd.operations.reports import RestoreReport
     from backupd.operations.resolve import resolve
     from backupd.operations.restore import RestoreRequest, plan_restore, restore
-    from backupd.operations.restore_code import restore_code
+    from backupd.operations.restore_code import require_code, restore_code
     from backupd.operations.thaw import is_archived
 
     request = RestoreRequest(
@@ -157,6 +157,8 @@ def restore_command(
     with opened(app, repository, quickly=True) as installation:
         resolved = resolve(installation, snapshot, target=target)
         info = resolved.info
+        if with_code:
+            require_code(resolved)
         place = str(request.to or info.root)
         _say_intent(app, info, place, where_it_was=request.to is None)
         archived = is_archived(installation, resolved)
