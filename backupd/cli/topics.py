@@ -69,7 +69,7 @@ versions; none is renamed or dropped. Sizes are bytes, durations seconds, times
 ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
 `path_base64` beside it in `files`.
 
-  list                 {"snapshots": [SNAPSHOT, ...], "unreachable": [...]}
+  list                 {"snapshots": [SNAPSHOT, ...], "owed": [...], ...}
   show                 {"snapshot": SNAPSHOT, "storage": {...}}
   label                {"snapshot": SNAPSHOT}
   diff                 {"old": SNAPSHOT, "new": SNAPSHOT, "files": [...],
@@ -82,7 +82,7 @@ ISO 8601 in UTC. A path that is not UTF-8 has U+FFFD where a byte was lost, and
   check, prune         {"targets": [...]}
   repair               {"dry_run": ..., "targets": [...]}
   drill                {"snapshot": NAME, "clean": ..., "failed": [...], ...}
-  sync                 {"copies": [...]}
+  sync                 {"dry_run": ..., "copies": [...]}
   log                  {"versions": [SNAPSHOT, with "stands_on", ...]}
   switch               {"model": ..., "version": SNAPSHOT, "saved": ..., ...}
   export               {"dry_run": ..., "exported": [...]}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backupd.errors import TargetReadOnlyError
+from backupd.errors import TargetReadOnlyError, TargetUnreachableError
 from backupd.operations.catalog import list_snapshots, set_labels
 from backupd.operations.forget import forget_by_policy, forget_snapshots
 from backupd.operations.prune import prune
@@ -215,3 +217,43 @@ def test_a_number_that_cannot_be_freed_leaves_both_names_and_loses_nothing(pair:
             replicate(installation, "disk", "copy1", models=[MODEL])
     assert on(pair, "disk") == [1, 2, 3]
     assert_restores(pair, "copy1", {1: pair.expected[1], 2: earlier, 3: later})
+
+
+class Hanging(WrappedTarget):
+    """A target that does not answer until the test ends, as a dead mount or a lost network."""
+
+    def __init__(self, target: Target, ended: threading.Event) -> None:
+        super().__init__(target)
+        self._ended = ended
+
+    def get(self, name: str, max_bytes: int) -> bytes:
+        self._ended.wait(60)
+        raise TargetUnreachableError("it hangs")
+
+
+def test_a_target_that_hangs_does_not_hold_up_the_snapshot_on_the_nearest(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backupd.operations.fan_out._ANSWER_SECONDS", 0.2)
+    ended = threading.Event()
+
+    def wrap(target: Target) -> Target:
+        return Hanging(target, ended) if target.name == "copy1" else target
+
+    began = time.monotonic()
+    with pair.open(wrap) as installation:
+        report = take_snapshot(installation, pair.settings.models[MODEL], copy=False)
+        seconds = time.monotonic() - began
+        ended.set()
+    assert seconds < 30
+    assert report.snapshot is not None
+    assert report.snapshot.targets == ("disk",)
+    assert [result.target for result in report.targets if result.pending] == ["copy1"]
+
+
+def test_a_number_that_is_known_to_be_taken_is_not_taken_again(pair: Pair) -> None:
+    with pair.open() as installation:
+        model = pair.settings.models[MODEL]
+        report = take_snapshot(installation, model, copy=False, known_version=7)
+    assert report.snapshot is not None
+    assert report.snapshot.version == 8

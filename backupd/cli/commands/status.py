@@ -276,7 +276,10 @@ def _say_jobs(app: App, jobs: Sequence[Mapping[str, Any]]) -> None:
             parts.append(f"{size(done)} of {size(total)} ({percent(done, total)})")
         elif done:
             parts.append(size(done))
-        parts.append(f"for {span(float(job.get('seconds') or 0))}")
+        seconds = float(job.get("seconds") or 0)
+        parts.append(f"for {span(seconds)}")
+        if seconds and 0 < done < total:
+            parts.append(f"{span(seconds * (total - done) / done)} left")
         output.say(app, printable(", ".join(parts).lstrip("\n")))
 
 
