@@ -239,7 +239,13 @@ class _Maker:
             return LocalTarget(name, self.path(section.path, *where, "path"))
         if isinstance(section, schema_targets.NasTargetSection):
             path = self.path(section.path, *where, "path")
-            return NasTarget(name, path, section.require_mount)
+            return NasTarget(
+                name,
+                path,
+                section.require_mount,
+                section.read_back == "whole",
+                section.give_up_after.total_seconds(),
+            )
         return S3Target(
             name=name,
             bucket=section.bucket,

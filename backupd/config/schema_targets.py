@@ -42,8 +42,20 @@ class NasTargetSection(Section):
     require_mount: bool = Field(
         True,
         description="Refuse to write when nothing is mounted there, so that an absent mount does"
-        " not fill the disk under it.",
+        " not fill the disk under it; and when another disk or share is mounted there.",
         examples=["true"],
+    )
+    read_back: Literal["ends", "whole"] = Field(
+        "ends",
+        description="How much of a large object is read back before it counts as stored; small"
+        " ones are always read back whole.",
+        examples=["whole"],
+    )
+    give_up_after: Duration = Field(
+        timedelta(minutes=3),
+        description="How long one operation on the mount may take. A mount that hangs is then"
+        " reported, and left alone until it answers.",
+        examples=["3m"],
     )
 
 

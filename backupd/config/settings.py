@@ -19,11 +19,17 @@ class LocalTarget:
 
 @dataclass(frozen=True, slots=True)
 class NasTarget:
-    """A folder on a network mount; with `require_mount` an absent mount is refused."""
+    """A folder on a network mount; with `require_mount` an absent mount is refused.
+
+    What is put is read back, its ends or with `read_back_whole` all of it. An operation that takes
+    longer than `hang_seconds` is given up.
+    """
 
     name: str
     path: Path
     require_mount: bool = True
+    read_back_whole: bool = False
+    hang_seconds: float = 180.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from backupd.config.settings import (
     TargetSettings,
 )
 from backupd.errors import BackupdError, NotFoundError, TargetError, UsageError, WrongKeyError
+from backupd.operations.identity import Identities
 from backupd.operations.index_cache import StateIndexCache
 from backupd.repository.index import IndexCache
 from backupd.repository.layout import DESCRIPTOR
-from backupd.repository.opening import open_repository
+from backupd.repository.opening import AbsentRepositoryError, open_repository
 from backupd.repository.repository import Repository
 from backupd.targets.bandwidth import TokenBucket
 from backupd.targets.base import Target
@@ -65,6 +66,7 @@ class Installation:
         self.clock = clock
         self.random = random
         self.standalone = standalone
+        self.identities = Identities(None if standalone else settings.state_dir)
         self.stopping = threading.Event()
         self.traffic: dict[str, Traffic] = {}
         limit = settings.limits.upload_bytes_per_second
@@ -133,17 +135,28 @@ class Installation:
     def repository(self, name: str) -> Repository:
         """The opened repository of a target.
 
-        Raises `TargetError` (also its unreachable form), `WrongKeyError` and `DamagedError`.
+        Raises `TargetError` (also its unreachable form, and where another repository than before
+        is in its place), `WrongKeyError` and `DamagedError`.
         """
         with self._lock:
             opening = self._opening[name]
         with opening:
             if name not in self._repositories:
                 target = self.target(name)
-                self._repositories[name] = open_repository(
-                    target, self.secret, self.random, index_cache=self._index_cache
-                )
+                try:
+                    opened = open_repository(
+                        target, self.secret, self.random, index_cache=self._index_cache
+                    )
+                except AbsentRepositoryError as error:
+                    raise self.identities.missing(name, target.location) or error from None
+                if not self._is_past(name):
+                    self.identities.confirm(name, target.location, opened.descriptor.repository_id)
+                self._repositories[name] = opened
             return self._repositories[name]
+
+    def _is_past(self, name: str) -> bool:
+        settings = self.settings.targets[name]
+        return isinstance(settings, S3Target) and bool(settings.as_of)
 
     def _index_cache(self, repository_id: str) -> IndexCache | None:
         if self.standalone:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backupd.codec.secrets import Secrets
-from backupd.errors import DamagedError, NotFoundError, UsageError
+from backupd.errors import (
+    BackupdError,
+    DamagedError,
+    NotFoundError,
+    PartialError,
+    TargetReadOnlyError,
+    TargetUnreachableError,
+    UsageError,
+)
 from backupd.operations.installation import Installation
 from backupd.repository import keys
 
@@ -21,10 +29,12 @@ class ListedKey:
     problem: str = ""
 
 
-def list_keys(installation: Installation) -> list[ListedKey]:
-    """The keys of all targets that can be reached, merged."""
+def list_keys(
+    installation: Installation, *, failed: dict[str, BackupdError] | None = None
+) -> list[ListedKey]:
+    """The keys of all targets that can be reached, merged; the others go into `failed`."""
     found: dict[str, ListedKey] = {}
-    for repository in installation.repositories():
+    for repository in installation.repositories(failed=failed):
         for key_id in repository.key_ids():
             try:
                 info, problem = repository.describe_key(key_id), ""
@@ -66,13 +76,24 @@ def new_recovery_key(installation: Installation) -> str:
     return keys.generate_secret(installation.random)
 
 
+def refuse_taken_host(installation: Installation, host: str) -> None:
+    """Raise `UsageError` where a key bears the host's name: each host has one, to be removed by
+    that name."""
+    if any(key.info.label == host for key in list_keys(installation)):
+        raise UsageError(
+            f"there is a key of host {host!r} already",
+            hint=f"remove it first, if that host is to have another: backupd key remove {host}",
+        )
+
+
 def remove_key(installation: Installation, key_id: str) -> tuple[str, ...]:
     """Remove a key by the beginning of its id, or its label; the targets it was removed from.
 
     Raises `NotFoundError`, `UsageError` where several are meant or where it is the one in use,
-    and `TargetError` where it is the last.
+    `TargetError` where it is the last, and `PartialError` where it opens some targets still.
     """
-    listed = list_keys(installation)
+    failed: dict[str, BackupdError] = {}
+    listed = list_keys(installation, failed=failed)
     meant = [k for k in listed if k.info.key_id.startswith(key_id) or k.info.label == key_id]
     if not meant:
         known = ", ".join(f"{k.info.key_id[:8]} ({k.info.label})" for k in listed)
@@ -90,8 +111,19 @@ def remove_key(installation: Installation, key_id: str) -> tuple[str, ...]:
                     f"key {key.info.key_id[:8]} is the one the configuration uses",
                     hint="configure another key first, then remove this one",
                 )
-            repository.remove_key(key.info.key_id)
-            removed.append(target)
+            try:
+                repository.remove_key(key.info.key_id)
+            except (TargetUnreachableError, TargetReadOnlyError) as error:
+                failed[target] = error
+            else:
+                removed.append(target)
+    if failed:
+        why = "; ".join(f"{target}: {error.message}" for target, error in failed.items())
+        raise PartialError(
+            f"key {key_id!r} is removed from {', '.join(removed) or 'no target'}, and opens what"
+            f" could not be changed as before: {why}",
+            hint="run it again when the target is there, or where the credentials may delete",
+        )
     return tuple(removed)
 
 

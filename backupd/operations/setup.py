@@ -53,6 +53,10 @@ def initialise(installation: Installation, *, source: Target | None = None) -> I
     missing = [name for name, descriptor in descriptors.items() if descriptor is None]
     joined = installation.target(present[0]) if present else source
     key_file = _make_key_file(installation, joined is not None) if encrypted else None
+    for name, found in descriptors.items():
+        if found is not None:
+            location = installation.target(name).location
+            installation.identities.accept(name, location, found.repository_id)
     if not missing:
         return InitReport("", (), tuple(present), key_file, failed)
     there = [descriptor for descriptor in descriptors.values() if descriptor]
@@ -91,6 +95,7 @@ def initialise(installation: Installation, *, source: Target | None = None) -> I
                 f"another process made a repository at {target.location} just now",
                 hint="run 'backupd init' again",
             )
+        installation.identities.accept(name, target.location, repository_id)
     return InitReport(recovery_key, tuple(missing), tuple(present), key_file, failed)
 
 

@@ -14,6 +14,10 @@ from backupd.repository.repository import Repository
 from backupd.targets.base import Target
 
 
+class AbsentRepositoryError(TargetError):
+    """There is no repository at the target's place."""
+
+
 def open_repository(
     target: Target,
     secret: Callable[[], str] | None,
@@ -31,7 +35,7 @@ def open_repository(
     try:
         stored = target.get(layout.DESCRIPTOR, layout.MAX_DESCRIPTOR)
     except ObjectMissingError:
-        raise TargetError(
+        raise AbsentRepositoryError(
             f"there is no repository at {target.location}",
             hint="make one with 'backupd init', or correct the target's place",
         ) from None

@@ -38,7 +38,7 @@ def make(root: int, folder: str) -> None:
         return
     descriptor = _open_folder(root, folder)
     try:
-        _set_mode(descriptor, 0o700)
+        set_mode(descriptor, 0o700)
     finally:
         os.close(descriptor)
     flush(root, above or ".")
@@ -49,7 +49,7 @@ def create(root: int, name: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(name, flags, 0o600, dir_fd=root)
     try:
-        _set_mode(descriptor, 0o600)
+        set_mode(descriptor, 0o600)
     except BaseException:
         os.close(descriptor)
         raise
@@ -149,7 +149,7 @@ def _open_folder(root: int, folder: str) -> int:
     return os.open(folder, flags, dir_fd=root)
 
 
-def _set_mode(descriptor: int, mode: int) -> None:
+def set_mode(descriptor: int, mode: int) -> None:
     """Undo what a umask or a default ACL made of the mode asked for, where modes exist at all."""
     if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:
         return

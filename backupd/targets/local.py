@@ -67,7 +67,7 @@ class FolderTarget:
         """See `Target.put`."""
         check_name(name)
         self._run(name, lambda root: self._put(root, name, parts, replace=True), writing=True)
-        self._handles.drop(name)
+        self._drop(name)
 
     def put_if_absent(self, name: str, parts: Sequence[Buffer]) -> bool:
         """See `Target.put_if_absent`."""
@@ -136,7 +136,7 @@ class FolderTarget:
         # The folder is not flushed: a deletion that a power cut undoes is done again by whoever
         # finds the object.
         self._run(name, remove, writing=True)
-        self._handles.drop(name)
+        self._drop(name)
 
     def delete_many(self, names: Sequence[str]) -> None:
         """See `Target.delete_many`."""
@@ -188,8 +188,12 @@ class FolderTarget:
         except NotADirectoryError as error:
             raise absent_root(self._name, self._root, "it is not a folder") from error
 
-    def _confirm(self, root: int, name: str, size_bytes: int) -> None:
+    def _confirm(self, root: int, name: str, parts: Sequence[Buffer], size_bytes: int) -> None:
         """Nothing to do on a disk, where fsync tells the truth or an error."""
+
+    def _drop(self, name: str) -> None:
+        """Forget the file that was kept for reading the object."""
+        self._handles.drop(name)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._root, name)
@@ -241,7 +245,7 @@ class FolderTarget:
             folders.remove(root, temporary)
         if created:
             folders.flush(root, os.path.dirname(name) or ".")
-            self._confirm(root, name, size)
+            self._confirm(root, name, parts, size)
         return created
 
     def _write_temporary(
@@ -297,7 +301,11 @@ def create_folder(name: str, root: Path) -> None:
             if not os.path.isdir(root):
                 raise
             return
-        os.chmod(root, 0o700)
+        made = os.open(root, _FOLDER)
+        try:
+            folders.set_mode(made, 0o700)
+        finally:
+            os.close(made)
         descriptor = os.open(parent, _FOLDER)
         try:
             folders.flush(descriptor, ".")

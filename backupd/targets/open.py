@@ -55,7 +55,13 @@ def open_target(
         case LocalTarget():
             target = FolderTarget(settings.name, settings.path)
         case NasTarget():
-            target = MountTarget(settings.name, settings.path, require_mount=settings.require_mount)
+            target = MountTarget(
+                settings.name,
+                settings.path,
+                require_mount=settings.require_mount,
+                read_back_whole=settings.read_back_whole,
+                hang_seconds=settings.hang_seconds,
+            )
         case S3Target(as_of=as_of) if as_of:
             from backupd.targets.s3_past import PastBucketTarget
 

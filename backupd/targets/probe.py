@@ -40,7 +40,12 @@ def probe_target(
         case NasTarget():
             from backupd.targets.nas import MountTarget
 
-            share = MountTarget(settings.name, settings.path, require_mount=settings.require_mount)
+            share = MountTarget(
+                settings.name,
+                settings.path,
+                require_mount=settings.require_mount,
+                hang_seconds=settings.hang_seconds,
+            )
             return _closing(share, _probe_folder, clock)
         case S3Target():
             from backupd.targets.s3 import BucketTarget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -71,10 +72,23 @@ def export_command(app: App) -> None:
         ("backupd key add --label safe", "asks for a passphrase twice"),
         ("backupd key add --recovery", "makes one more recovery key, and prints it once"),
         ("backupd key add --from-file /root/second", "takes the key or passphrase from a file"),
+        ("backupd key add --host box7 --to box7.key", "makes the key of one host, into a file"),
     ),
 )
 @click.option("--label", metavar="TEXT", default="", help="What `key list` calls it.")
 @click.option("--recovery", is_flag=True, help="Make a recovery key, and print it.")
+@click.option(
+    "--host",
+    metavar="HOST",
+    default="",
+    help="Make the key of this host; `key remove HOST` revokes it.",
+)
+@click.option(
+    "--to",
+    metavar="FILE",
+    type=click.Path(exists=False, dir_okay=False, path_type=Path),
+    help="Write the key that is made into this new file, and do not print it.",
+)
 @click.option(
     "--from-file",
     metavar="FILE",
@@ -82,29 +96,60 @@ def export_command(app: App) -> None:
     help="Read the key or passphrase here instead of asking.",
 )
 @click.pass_obj
-def add_command(app: App, label: str, recovery: bool, from_file: Path | None) -> None:
+def add_command(
+    app: App, label: str, recovery: bool, host: str, to: Path | None, from_file: Path | None
+) -> None:
     """Let one more key or passphrase open the repositories.
 
     All targets must be reached: a key that opens only some would be found out on the worst
     of days.
     """
-    if recovery and from_file:
-        raise click.UsageError("--recovery makes a key, and --from-file brings one; choose")
-    from backupd.operations.keys import add_key, new_recovery_key
+    if sum(map(bool, (recovery, host, from_file))) > 1:
+        raise click.UsageError(
+            "--recovery and --host make a key, and --from-file brings one; choose"
+        )
+    if host and label:
+        raise click.UsageError("the key of a host is called by its name; leave --label out")
+    made = bool(recovery or host)
+    if to and not made:
+        raise click.UsageError("--to is for a key that is made, by --host or --recovery")
+    from backupd.operations.keys import add_key, new_recovery_key, refuse_taken_host
 
     with opened(app) as installation:
-        if recovery:
+        if host:
+            refuse_taken_host(installation, host)
+        if made:
             secret = new_recovery_key(installation)
         else:
             secret = _read(from_file) if from_file else _ask()
-        label = label or ("recovery" if recovery else "passphrase")
-        added = add_key(installation, secret, label=label)
-    output.document(
-        app, {"label": label, "targets": dict(added), "key": secret if recovery else None}
-    )
+        if to:
+            _write(to, secret)
+        label = label or host or ("recovery" if recovery else "passphrase")
+        try:
+            added = add_key(installation, secret, label=label)
+        except errors.BackupdError:
+            if to:
+                to.unlink()  # it opens nothing
+            raise
+    shown = secret if made and not to else None
+    output.document(app, {"label": label, "targets": dict(added), "key": shown})
     output.say(app, f"added key {printable(label)} to {', '.join(added)}")
-    if recovery:
-        output.result(app, secret)
+    if shown:
+        output.result(app, shown)
+
+
+def _write(path: Path, secret: str) -> None:
+    """Keep the key in a new file that only its owner may read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise errors.UsageError(
+            f"{path} cannot be made: {error.strerror}", hint="name a file that is not there yet"
+        ) from None
 
 
 def _read(path: Path) -> str:
@@ -141,7 +186,8 @@ def remove_command(app: App, key: str) -> None:
     """Take a key away from the repositories of all targets.
 
     KEY is an id from `backupd key list`, its unique beginning, or a label. The last key is
-    never removed, nor the one that the configuration uses.
+    never removed, nor the one that the configuration uses. It opens nothing from then on, yet
+    nothing is sealed anew: who had it may have kept what it opened.
     """
     from backupd.operations.keys import remove_key
 
@@ -149,6 +195,11 @@ def remove_command(app: App, key: str) -> None:
         removed = remove_key(installation, key)
     output.document(app, {"removed": key, "targets": list(removed)})
     output.say(app, f"removed key {printable(key)} from {', '.join(removed)}")
+    output.say(
+        app,
+        "who had it may have kept the master key: take away the credentials of the targets too"
+        " (docs/operating.md, Keys for many hosts)",
+    )
 
 
 @command(
