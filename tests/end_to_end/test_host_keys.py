@@ -80,12 +80,9 @@ def test_a_removal_that_did_not_reach_every_target_is_told(
     boxes: tuple[CommandLine, CommandLine], tmp_path: Path
 ) -> None:
     first, _ = boxes
+    disk = f"targets: {{disk: {{type: local, path: {tmp_path}/disk}}, nas:"
     text = first.config.read_text()
-    first.config.write_text(
-        text.replace(
-            "targets: {nas:", f"targets: {{disk: {{type: local, path: {tmp_path}/d}}, nas:"
-        )
-    )
+    first.config.write_text(text.replace("targets: {nas:", disk, 1))
     first.ok("init")
     first.ok("key", "add", "--host", "box2")
     (tmp_path / "shared").rename(tmp_path / "away")
