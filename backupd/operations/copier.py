@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from backupd.codec.blob import framed
 from backupd.codec.sealing import OVERHEAD
 from backupd.errors import ColdError, DamagedError, ObjectMissingError, StoppedError, WrongKeyError
 from backupd.operations.progress import Progress
@@ -20,10 +21,11 @@ from backupd.operations.reports import TargetResult
 from backupd.repository.index import Index, Location
 from backupd.repository.layout import MAX_SNAPSHOT, pack_name
 from backupd.repository.pack import table_within
+from backupd.repository.pack_stream import PackStream
 from backupd.repository.reachable import blobs_of
-from backupd.repository.read_order import spans
+from backupd.repository.read_order import Span, spans
 from backupd.repository.reader import BlobFinder, BlobReader, kept_buffer
-from backupd.repository.records import RECORD, BlobKind, kinds_in
+from backupd.repository.records import RECORD, BlobKind, BlobRecord, kinds_in
 from backupd.repository.repository import Repository, StoredSnapshot
 from backupd.repository.snapshots import SnapshotName
 from backupd.repository.writer import Writer
@@ -218,12 +220,28 @@ class Copier:
         stream = writer.stream()
         for span in spans(locations):
             self._raise_stopped()
-            sealed_span = reader.read_span(span)
-            for record in span.records:
-                begin = record.offset - span.offset
-                stream.copy(record, sealed_span[begin : begin + record.sealed_size])
-                self._progress.advance(record.sealed_size)
+            for record in self._copy_span(span, reader, stream):
+                # After the rest, as it takes the reader's buffer; from any copy that there is.
+                plain = reader.read(record.blob_id)
+                kind = BlobKind(record.kind)
+                stream.store(record.blob_id, kind, framed(plain), record.plain_size)
+            self._progress.advance(sum(record.sealed_size for record in span.records))
         stream.close()
+
+    def _copy_span(self, span: Span, reader: BlobReader, stream: PackStream) -> list[BlobRecord]:
+        """Copy the blobs of a span as they are sealed; those that are damaged."""
+        try:
+            sealed = reader.read_span(span)
+        except DamagedError:
+            return list(span.records)
+        damaged = []
+        for record in span.records:
+            begin = record.offset - span.offset
+            try:
+                stream.copy(record, sealed[begin : begin + record.sealed_size])
+            except DamagedError:
+                damaged.append(record)
+        return damaged
 
     def _raise_stopped(self) -> None:
         if self._stop.is_set():

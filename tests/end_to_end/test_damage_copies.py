@@ -10,6 +10,7 @@ import pytest
 from backupd.operations.check import check
 from backupd.operations.forget import forget_snapshots
 from backupd.operations.prune import prune
+from backupd.operations.replicate import replicate
 from backupd.repository.index import Index
 from backupd.repository.layout import pack_name
 from tests.support.world import MODEL, World, change_model, make_world
@@ -19,7 +20,7 @@ from tests.support.world import small_packs as small_packs
 @pytest.fixture
 def world(tmp_path: Path, small_packs: None) -> World:
     """Two versions of which a prune has copied much to new packs; the old ones are marked."""
-    world = make_world(tmp_path, size=1 << 17, keys_seed=11)
+    world = make_world(tmp_path, size=1 << 17, copies=1, keys_seed=11)
     rng = random.Random(11)
     for _ in range(3):
         world.snapshot()
@@ -84,6 +85,16 @@ def test_a_restore_reads_the_marked_copy_where_the_other_is_damaged(world: World
         assert hurt
         assert all("packs that prune will delete" in finding.problem for finding in hurt)
     world.verify()
+
+
+def test_a_sync_hands_on_the_copy_that_can_be_read(world: World) -> None:
+    for pack in kept_copies(world):
+        flip(world.root / "repo" / pack_name(pack))
+    with world.open() as installation:
+        results = replicate(installation, "disk", "copy1")
+    assert results
+    assert not [result.error for result in results if result.error]
+    assert not world.findings("copy1")
 
 
 def test_a_prune_copies_from_a_marked_pack_what_is_damaged_elsewhere(world: World) -> None:
