@@ -92,7 +92,9 @@ def check_and_heal(
             progress=progress,
             stop=stop,
         )
-    except (DamagedError, WrongKeyError):
+    except TargetUnreachableError:
+        raise
+    except (DamagedError, WrongKeyError, TargetError):
         report = repair(
             installation,
             target,

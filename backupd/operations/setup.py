@@ -125,8 +125,8 @@ def _descriptor_of(target: Target) -> Descriptor | None:
         if leftover is not None:
             raise TargetError(
                 f"{target.location} has packs but no {layout.DESCRIPTOR}",
-                hint="it is a damaged repository: copy repository.json and keys/ from another "
-                "target of the same configuration, or choose an empty place",
+                hint="it is a damaged repository: 'backupd repair' makes that anew, or choose an "
+                "empty place",
             ) from None
         return None
     return parse_descriptor(stored, target.location)

@@ -74,7 +74,7 @@ def unlock(target: Target, secret: str) -> bytes:
     if damaged and not stored:
         raise DamagedError(
             f"every key object of {target.location} is damaged ({', '.join(damaged)})",
-            hint="copy keys/ from another target of the same configuration",
+            hint="'backupd repair' takes them from another target of the same configuration",
         )
     also = f"; {', '.join(damaged)} is damaged and could not be tried" if damaged else ""
     raise WrongKeyError(

@@ -19,7 +19,7 @@ from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
-    from backupd.operations.reports import DrillReport, Mended, RepairReport
+    from backupd.operations.reports import DrillReport, RepairReport
 
 _SHOWN = 20
 _WORDS = {
@@ -119,7 +119,10 @@ def _say_repair(app: App, report: RepairReport) -> None:
         return
     shown = report.mended if app.verbose else report.mended[:_SHOWN]
     for mended in shown:
-        output.result(app, f"{report.target}: {_line(mended, report.dry_run)}")
+        source = f" from {mended.source}" if mended.source else ""
+        words = _WORDS[mended.verb][report.dry_run]
+        output.result(app, f"{report.target}: {words}{source}: {mended.object_name}")
+        output.say(app, f"    {printable(mended.reason.removeprefix(mended.object_name).strip())}")
     if len(shown) < len(report.mended):
         output.result(app, f"  and {len(report.mended) - len(shown):,} more, which -v shows")
     for finding in report.lost:
@@ -136,12 +139,6 @@ def _say_repair(app: App, report: RepairReport) -> None:
         output.result(app, f"{report.target}: {found} that nobody can mend; the rest is kept")
     elif not report.dry_run:
         output.say(app, f"{report.target}: everything is there again")
-
-
-def _line(mended: Mended, dry_run: bool) -> str:
-    source = f" from {mended.source}" if mended.source else ""
-    reason = printable(mended.reason.removeprefix(mended.object_name).strip())
-    return f"{mended.object_name} {reason}: {_WORDS[mended.verb][dry_run]}{source}"
 
 
 @command(
