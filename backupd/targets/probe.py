@@ -9,15 +9,17 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from backupd.config.settings import LocalTarget, NasTarget, S3Target, TargetSettings
-from backupd.errors import TargetError, TargetReadOnlyError
+from backupd.errors import TargetReadOnlyError
 from backupd.targets.base import Target
 from backupd.targets.capabilities import Capabilities, Creation, Lock, Ranges
+from backupd.targets.probe_sweep import FOLDER, sweep
 
-_FOLDER = "probe/"
 _WRITERS = 12
-_STALE_SECONDS = 3600.0
+# Someone waits for the answer.
+_PROBE_SECONDS = 15.0
 
 
 def probe_target(
@@ -52,7 +54,10 @@ def probe_target(
             from backupd.targets.s3_probe import PART_BYTES, probe_bucket
 
             bucket = BucketTarget(
-                settings,
+                replace(
+                    settings,
+                    read_timeout_seconds=min(settings.read_timeout_seconds, _PROBE_SECONDS),
+                ),
                 multipart_bytes=PART_BYTES,
                 part_bytes=PART_BYTES,
                 on_request=on_request,
@@ -82,7 +87,7 @@ def _closing(
 
 
 def _probe_folder(target: Target, clock: Callable[[], float]) -> Capabilities:
-    folder = f"{_FOLDER}{os.urandom(8).hex()}/"
+    folder = f"{FOLDER}{os.urandom(8).hex()}/"
     data = os.urandom(100_000)
     name = f"{folder}bytes"
     try:
@@ -131,15 +136,3 @@ def _remove(target: Target, names: list[str]) -> bool:
     except TargetReadOnlyError:
         return False
     return True
-
-
-def sweep(target: Target, folder: str) -> None:
-    """Remove what this probe left, and what one that was killed left an hour ago and more."""
-    try:
-        there = list(target.list(_FOLDER))
-        newest = max((info.modified for info in there), default=0.0)
-        for info in there:
-            if info.name.startswith(folder) or newest - info.modified > _STALE_SECONDS:
-                target.delete(info.name)
-    except TargetError:
-        return  # the probe's own answer is told, or its own failure

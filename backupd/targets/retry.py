@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 from backupd.errors import BackupdError, StoppedError, TargetError, TargetUnreachableError
@@ -20,11 +22,13 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to go on: at most `attempts` tries, and `budget_seconds` of waiting between them.
+    """How long to go on: at most `attempts` tries, and none after `budget_seconds` of tries and
+    waits, but one more in any case.
 
-    A target that has not answered at all yet is given `first_attempts`: who has a wrong address
-    in the configuration is not to wait for a minute, and a server that is restarted in the middle
-    of a snapshot is worth that.
+    A target that has not answered yet, or has just been given up on, is worth `first_attempts`
+    and `first_budget_seconds` with the first try alone: who has a wrong address in the
+    configuration is not to wait for a minute, as one does for a server that is restarted in the
+    middle of a snapshot, and what is left to do on one that hangs is not to hang as often.
 
     Before try n+1 it waits a random time up to `first_seconds` doubled n times, but at most
     `longest_seconds`: full jitter, as in "Exponential Backoff And Jitter", AWS Architecture
@@ -36,13 +40,15 @@ class Patience:
     first_seconds: float = 0.5
     longest_seconds: float = 15.0
     budget_seconds: float = 60.0
+    first_budget_seconds: float = 20.0
 
 
 class RetryTarget(WrappedTarget):
     """`target`, each of whose operations is tried again while it raises `TargetUnreachableError`.
 
     Once `stop` is set no wait is begun or finished: `StoppedError` is raised instead. `sleep`
-    takes seconds (by default it waits for `stop`), `jitter` gives numbers from 0 to 1.
+    takes seconds (by default it waits for `stop`), `jitter` gives numbers from 0 to 1, `clock`
+    seconds.
     """
 
     def __init__(
@@ -53,8 +59,10 @@ class RetryTarget(WrappedTarget):
         stop: threading.Event | None = None,
         sleep: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(target)
+        self._clock = clock
         self._patience = patience or Patience()
         self._stop = stop or threading.Event()
         self._sleep = sleep or self._stop.wait
@@ -120,22 +128,16 @@ class RetryTarget(WrappedTarget):
         self._try(lambda: self._target.delete_many(names))
 
     def _try(self, action: Callable[[], _Result]) -> _Result:
+        begun = self._clock()
         waited = 0.0
-        attempt = 0
-        while True:
-            attempt += 1
+        for attempt in count(1):
             try:
                 result = action()
             except TargetUnreachableError:
-                patience = self._patience
-                most = patience.attempts
-                if not self._answered:
-                    most = min(most, patience.first_attempts)
-                if self._stop.is_set() or attempt >= most:
-                    raise
-                ceiling = self._patience.first_seconds * 2.0 ** (attempt - 1)
-                pause = self._jitter() * min(ceiling, self._patience.longest_seconds)
-                if waited + pause > self._patience.budget_seconds:
+                spent = max(waited, self._clock() - begun)
+                pause = self._pause(attempt, spent)
+                if self._stop.is_set() or pause is None:
+                    self._answered = False
                     raise
             except TargetError:
                 self._answered = True
@@ -146,7 +148,21 @@ class RetryTarget(WrappedTarget):
             waited += pause
             self._sleep(pause)
             if self._stop.is_set():
-                raise StoppedError(f"stopped while target {self.name!r} did not answer")
+                break
+        raise StoppedError(f"stopped while target {self.name!r} did not answer")
+
+    def _pause(self, attempt: int, spent: float) -> float | None:
+        """How long to wait after so many tries and seconds; None where that was enough."""
+        patience = self._patience
+        ceiling = patience.first_seconds * 2.0 ** (attempt - 1)
+        pause = self._jitter() * min(ceiling, patience.longest_seconds)
+        if not self._answered:
+            few = attempt < min(patience.attempts, patience.first_attempts)
+            return pause if few and spent + pause <= patience.first_budget_seconds else None
+        few = attempt < patience.attempts
+        # One that was long on its way when it failed is worth another try.
+        in_time = attempt == 1 or spent + pause <= patience.budget_seconds
+        return pause if few and in_time else None
 
     def _holds(self, name: str, parts: Sequence[Buffer]) -> bool:
         found = self._target.stat(name)

@@ -12,9 +12,10 @@ from email.utils import parsedate_to_datetime
 from hashlib import md5
 from typing import TYPE_CHECKING, TypeVar
 
-from backupd.errors import TargetReadOnlyError
+from backupd.errors import TargetError, TargetReadOnlyError, TargetUnreachableError
 from backupd.targets.base import Target
 from backupd.targets.capabilities import Capabilities, Lock, Ranges
+from backupd.targets.probe_sweep import FOLDER, sweep
 from backupd.targets.s3_errors import error_code
 
 if TYPE_CHECKING:
@@ -34,26 +35,36 @@ def probe_bucket(target: BucketTarget, clock: Callable[[], float]) -> Capabiliti
 
     `clock` gives seconds since the epoch. Raises `TargetError` where a request fails.
     """
-    folder = f"probe/{os.urandom(8).hex()}/"
+    folder = f"{FOLDER}{os.urandom(8).hex()}/"
     small, large = f"{folder}small", f"{folder}in-parts"
-    data = os.urandom(_SMALL)
     try:
-        target.put(small, [data])
-        whole = target.get(small, _SMALL) == data
-        ranges = target.ask(lambda client, bucket, prefix: _ranges(client, bucket, prefix + small,
-                                                                   data))  # fmt: skip
-        whole = whole and _parts_come_back(target, large)
-        listing = [info.name for info in target.list(folder)] == [large, small]
-        checksums = target.ask(
-            lambda client, bucket, prefix: _refuses_wrong_bytes(client, bucket, prefix + small)
-        )
-        ahead = target.ask(
-            lambda client, bucket, prefix: _clock_ahead(client, bucket, prefix + small, clock)
-        )
-        deletes = _removes(target, [small, large])
-        listing = listing and (not deletes or not list(target.list(folder)))
-    finally:
+        return _look(target, clock, small, large)
+    except TargetUnreachableError:
+        raise  # what is left there is swept by a later probe
+    except TargetError:
         _removes(target, [small, large])
+        raise
+
+
+def _look(target: BucketTarget, clock: Callable[[], float], small: str, large: str) -> Capabilities:
+    folder = f"{small.rpartition('/')[0]}/"
+    data = os.urandom(_SMALL)
+    target.put(small, [data])
+    whole = target.get(small, _SMALL) == data
+    ranges = target.ask(
+        lambda client, bucket, prefix: _ranges(client, bucket, prefix + small, data)
+    )
+    whole = _parts_come_back(target, large) and whole
+    listing = [info.name for info in target.list(folder)] == [large, small]
+    checksums = target.ask(
+        lambda client, bucket, prefix: _refuses_wrong_bytes(client, bucket, prefix + small)
+    )
+    ahead = target.ask(
+        lambda client, bucket, prefix: _clock_ahead(client, bucket, prefix + small, clock)
+    )
+    deletes = _removes(target, [small, large])
+    listing = listing and (not deletes or not list(target.list(folder)))
+    sweep(target, folder)
     return Capabilities(
         creation=target.creation(anew=True),
         ranges=ranges,

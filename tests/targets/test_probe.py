@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -197,3 +199,27 @@ def test_a_mount_that_is_absent_or_read_only_is_said(tmp_path: Path) -> None:
         probe_target(NasTarget("nas", tmp_path), clock=time.time)
     with mounted_tmpfs(tmp_path / "ro", "size=1m,ro") as mount, pytest.raises(TargetReadOnlyError):
         probe_target(LocalTarget("disk", mount), clock=time.time)
+
+
+def test_a_store_that_hangs_is_said_so_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backupd.targets.probe._PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = S3Server(f"http://127.0.0.1:{silent.getsockname()[1]}", "ACCESSKEY", "SECRET")
+        begun = time.monotonic()
+        with pytest.raises(TargetUnreachableError, match="does not answer"):
+            probe_target(s3_settings(server, tmp_path, "bucket"), clock=time.time)
+        assert time.monotonic() - begun < 5
+
+
+def test_what_a_killed_probe_left_is_removed_by_one_an_hour_later(tmp_path: Path) -> None:
+    settings = LocalTarget("disk", tmp_path / "disk")
+    prepare_target(settings)
+    left = tmp_path / "disk" / "probe" / "0123"
+    left.mkdir(parents=True)
+    for name, age in (("old", 4000), ("new", 60)):
+        (left / name).write_bytes(b"x")
+        os.utime(left / name, (time.time() - age, time.time() - age))
+    probe_target(settings, clock=time.time)
+    assert [path.name for path in left.iterdir()] == ["new"]

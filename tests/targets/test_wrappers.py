@@ -46,7 +46,9 @@ def test_waits_are_spread_and_never_above_the_longest() -> None:
     waits: list[float] = []
     target = RetryTarget(
         FaultyTarget(MemoryTarget(), unreachable(5)),
-        patience=Patience(first_attempts=6, first_seconds=4, longest_seconds=10),
+        patience=Patience(
+            first_attempts=6, first_seconds=4, longest_seconds=10, first_budget_seconds=60
+        ),
         sleep=waits.append,
         jitter=iter([0.5, 0.25, 1.0, 0.0, 1.0]).__next__,
     )
@@ -57,7 +59,7 @@ def test_waits_are_spread_and_never_above_the_longest() -> None:
 def test_it_ends_after_the_last_attempt_or_when_the_budget_is_spent() -> None:
     for patience, tries in (
         (Patience(attempts=3), 3),
-        (Patience(first_attempts=9, budget_seconds=4), 4),
+        (Patience(first_attempts=9, first_budget_seconds=4), 4),
     ):
         waits: list[float] = []
         faulty = FaultyTarget(MemoryTarget(), unreachable(100))
@@ -86,6 +88,30 @@ def test_one_that_never_answered_is_given_up_on_sooner_than_one_that_did() -> No
         assert len(faulty.calls) == (8 if answered_before else 4)
         # Half a minute is what a server may take to start again; a minute would be too much.
         assert (30 < sum(waits) <= 60) if answered_before else (sum(waits) < 5)
+
+
+def test_one_that_hangs_is_given_up_on_and_then_not_waited_for_as_long() -> None:
+    now = 0.0
+    silent = False
+
+    def plan(verb: str, name: str) -> TargetUnreachableError | None:
+        nonlocal now
+        if not silent:
+            return None
+        now += 60.0  # a timeout
+        return TargetUnreachableError("it hangs")
+
+    faulty = FaultyTarget(MemoryTarget(), plan)
+    target = RetryTarget(faulty, sleep=lambda _: None, jitter=lambda: 1.0, clock=lambda: now)
+    target.put("a", [b""])
+    silent = True
+    for tries in (2, 1, 1):
+        faulty.calls.clear()
+        with pytest.raises(TargetUnreachableError):
+            target.stat("a")
+        assert len(faulty.calls) == tries
+    silent = False
+    assert target.stat("a") is not None
 
 
 @pytest.mark.parametrize("kind", [TargetFullError, TargetError, ObjectMissingError])
@@ -131,7 +157,7 @@ def test_stop_ends_the_waiting() -> None:
     stop = threading.Event()
     target = RetryTarget(
         FaultyTarget(MemoryTarget(), unreachable(100)),
-        patience=Patience(first_seconds=60, longest_seconds=60),
+        patience=Patience(first_seconds=60, longest_seconds=60, first_budget_seconds=600),
         stop=stop,
         jitter=lambda: 1.0,
     )
