@@ -245,6 +245,7 @@ class _Maker:
                 section.require_mount,
                 section.read_back == "whole",
                 section.give_up_after.total_seconds(),
+                section.upload or 0,
             )
         return S3Target(
             name=name,
@@ -265,6 +266,7 @@ class _Maker:
             object_lock_days=section.object_lock.days if section.object_lock else 0,
             append_only=section.append_only,
             as_of=section.as_of or 0.0,
+            upload_bytes_per_second=section.upload or 0,
             path_style=section.path_style,
             ca_bundle=self.optional_path(section.ca_bundle, *where, "ca_bundle"),
             proxy=section.proxy,

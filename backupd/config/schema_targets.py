@@ -17,6 +17,7 @@ from backupd.config.values import (
     Moment,
     Prefix,
     Price,
+    Rate,
     StorageClass,
     Text,
 )
@@ -56,6 +57,11 @@ class NasTargetSection(Section):
         description="How long one operation on the mount may take. A mount that hangs is then"
         " reported, and left alone until it answers.",
         examples=["3m"],
+    )
+    upload: Rate | None = Field(
+        None,
+        description="The most that is sent to this target; `limits.upload` holds beside it.",
+        examples=["50MB/s"],
     )
 
 
@@ -181,6 +187,11 @@ class S3TargetSection(Section):
         None,
         description="What requests cost there; without it Amazon's list prices, for Amazon alone.",
         examples=["{put: 0.005, get: 0.0004, list: 0.005}"],
+    )
+    upload: Rate | None = Field(
+        None,
+        description="The most that is sent to this target; `limits.upload` holds beside it.",
+        examples=["50MB/s"],
     )
     checksums: Literal["when_required", "when_supported"] = Field(
         "when_required",

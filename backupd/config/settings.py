@@ -23,6 +23,7 @@ class NasTarget:
 
     What is put is read back, its ends or with `read_back_whole` all of it. An operation that takes
     longer than `hang_seconds` is given up.
+    `upload_bytes_per_second` is the most that is sent there, 0 for no limit.
     """
 
     name: str
@@ -30,6 +31,7 @@ class NasTarget:
     require_mount: bool = True
     read_back_whole: bool = False
     hang_seconds: float = 180.0
+    upload_bytes_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class S3Target:
     object_lock_days: int = 0
     append_only: bool = False
     as_of: float = 0.0
+    upload_bytes_per_second: int = 0
 
 
 TargetSettings = LocalTarget | NasTarget | S3Target

@@ -37,7 +37,7 @@ from backupd.operations.reports import (
     RepairReport,
 )
 from backupd.operations.settle_plan import NotSettledError, Settling
-from backupd.targets.bandwidth import SharedLimit
+from backupd.targets.bandwidth import Limits
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -75,7 +75,7 @@ class Performer:
         self._holds = holds
         self._log = log
         self._since = clock()
-        self._upload = SharedLimit()
+        self._upload = Limits()
         # When a job that was put back was first begun, by its stop event, which lives as long.
         self._waiting: dict[int, float] = {}
 
@@ -214,12 +214,12 @@ class Performer:
         return Outcome(State.DONE)
 
     def _open(self, settings: Settings) -> AbstractContextManager[Installation]:
-        """The configuration for one job. What all send together stays under the one limit."""
+        """The configuration for one job. What all send together stays under the limits."""
         return self._verbs.open(
             settings,
             environment=self._environment,
             clock=self._clock,
-            upload=self._upload.of(settings.limits.upload_bytes_per_second),
+            upload=self._upload,
         )
 
     def _snapshot(

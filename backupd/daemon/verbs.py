@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backupd.operations.installation import Installation
     from backupd.operations.reports import SnapshotInfo
     from backupd.operations.settle_plan import Settling
-    from backupd.targets.bandwidth import TokenBucket
+    from backupd.targets.bandwidth import Limits
 
 
 class Open(Protocol):
@@ -38,7 +38,7 @@ class Open(Protocol):
         *,
         environment: Mapping[str, str],
         clock: Callable[[], float],
-        upload: TokenBucket | None = None,
+        upload: Limits | None = None,
     ) -> AbstractContextManager[Installation]: ...
 
 

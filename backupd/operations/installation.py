@@ -29,7 +29,7 @@ from backupd.repository.index import IndexCache
 from backupd.repository.layout import DESCRIPTOR
 from backupd.repository.opening import AbsentRepositoryError, open_repository
 from backupd.repository.repository import Repository
-from backupd.targets.bandwidth import TokenBucket
+from backupd.targets.bandwidth import Limits
 from backupd.targets.base import Target
 from backupd.targets.counting import Traffic
 
@@ -47,7 +47,7 @@ class Installation:
 
     `standalone` says that there is a repository and nothing else: no models, no state.
     `traffic` counts requests by target; setting `stopping` ends waits for a store. `upload` is
-    the limit on what goes out, where several installations share it.
+    the limits on what goes out, where several installations share them.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Installation:
         random: Callable[[int], bytes] = os.urandom,
         prompt: Callable[[], str] | None = None,
         standalone: bool = False,
-        upload: TokenBucket | None = None,
+        upload: Limits | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -69,8 +69,7 @@ class Installation:
         self.identities = Identities(None if standalone else settings.state_dir)
         self.stopping = threading.Event()
         self.traffic: dict[str, Traffic] = {}
-        limit = settings.limits.upload_bytes_per_second
-        self._upload = upload or (TokenBucket(limit) if limit else None)
+        self._upload = upload or Limits()
         self._prompt = prompt
         self._secret: str | None = None
         self._lock = threading.RLock()
@@ -125,12 +124,17 @@ class Installation:
                     raise UsageError(f"there is no target {name!r}", hint=f"there are: {known}")
                 self._targets[name] = open_target(
                     self.settings.targets[name],
-                    upload=self._upload,
+                    upload=self._upload.of("", self.settings.limits.upload_bytes_per_second),
+                    own_upload=self._upload.of(name, self._own_limit(name)),
                     traffic=self.traffic_of(name),
                     stop=self.stopping,
                     clock=self.clock,
                 )
             return self._targets[name]
+
+    def _own_limit(self, name: str) -> int:
+        settings = self.settings.targets[name]
+        return 0 if isinstance(settings, LocalTarget) else settings.upload_bytes_per_second
 
     def repository(self, name: str) -> Repository:
         """The opened repository of a target.
@@ -309,7 +313,7 @@ def open_installation(
     environment: Environment,
     clock: Clock = time.time,
     prompt: Callable[[], str] | None = None,
-    upload: TokenBucket | None = None,
+    upload: Limits | None = None,
 ) -> Installation:
     """Open a configuration; nothing is touched before it is used."""
     return Installation(

@@ -50,21 +50,23 @@ class TokenBucket:
             self._sleep(start - now)
 
 
-class SharedLimit:
-    """One bucket for all who run at once under the same limit; safe for several threads."""
+class Limits:
+    """Limits by name, each one bucket for all who run at once; safe for several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rate = 0.0
-        self._bucket: TokenBucket | None = None
+        self._buckets: dict[str, tuple[float, TokenBucket]] = {}
 
-    def of(self, bytes_per_second: float) -> TokenBucket | None:
-        """The bucket of that rate, None where it is 0, which is no limit."""
+    def of(self, name: str, bytes_per_second: float) -> TokenBucket | None:
+        """The bucket of a name with that rate, None where it is 0, which is no limit."""
+        if not bytes_per_second:
+            return None
         with self._lock:
-            if bytes_per_second != self._rate:
-                self._rate = bytes_per_second
-                self._bucket = TokenBucket(bytes_per_second) if bytes_per_second else None
-            return self._bucket
+            rate, bucket = self._buckets.get(name, (0.0, None))
+            if bucket is None or rate != bytes_per_second:
+                bucket = TokenBucket(bytes_per_second)
+                self._buckets[name] = bytes_per_second, bucket
+            return bucket
 
 
 class LimitedTarget(WrappedTarget):

@@ -39,6 +39,7 @@ def open_target(
     settings: TargetSettings,
     *,
     upload: TokenBucket | None = None,
+    own_upload: TokenBucket | None = None,
     traffic: Traffic | None = None,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.time,
@@ -46,7 +47,8 @@ def open_target(
     """The target that `settings` describe, with the wrappers its kind needs. Nothing is asked of
     it yet.
 
-    `upload` limits what goes out to a NAS or S3. `traffic` counts every request that is really
+    `upload` limits what goes out to all targets but disks, `own_upload` what goes to this one.
+    `traffic` counts every request that is really
     made, tries that failed included. `stop` ends waiting for a store that does not answer. By
     `clock` (seconds since the epoch) the end of an Object Lock is reckoned.
     """
@@ -88,8 +90,9 @@ def open_target(
         # A bucket's operation may take many requests, and each is what a store counts.
         itself = isinstance(settings, S3Target) and not settings.as_of
         target = CountingTarget(target, traffic, requests=not itself)
-    if upload is not None and not isinstance(settings, LocalTarget):
-        target = LimitedTarget(target, upload)
+    for limit in (upload, own_upload):
+        if limit is not None and not isinstance(settings, LocalTarget):
+            target = LimitedTarget(target, limit)
     match settings:
         case S3Target():
             target = RetryTarget(target, stop=stop)

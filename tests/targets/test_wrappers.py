@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
+from backupd.config.settings import NasTarget
 from backupd.errors import (
     ObjectMissingError,
     StoppedError,
@@ -13,10 +15,11 @@ from backupd.errors import (
     TargetFullError,
     TargetUnreachableError,
 )
-from backupd.targets.bandwidth import LimitedTarget, TokenBucket
+from backupd.targets.bandwidth import LimitedTarget, Limits, TokenBucket
 from backupd.targets.claims import put_with_claim
 from backupd.targets.counting import CountingTarget, Traffic
 from backupd.targets.memory import MemoryTarget
+from backupd.targets.open import open_target
 from backupd.targets.retry import Patience, RetryTarget
 from tests.targets.faulty import FaultyTarget, unreachable
 
@@ -326,3 +329,28 @@ def test_who_finds_anothers_bytes_under_the_name_did_not_create_it() -> None:
         sleep=lambda _: None,
         clock=float,
     )
+
+
+def test_a_limit_is_one_for_all_who_share_its_name_and_follows_its_rate() -> None:
+    limits = Limits()
+    nas = limits.of("nas", 1000)
+    assert limits.of("nas", 1000) is nas
+    assert limits.of("s3", 1000) is not nas
+    assert limits.of("nas", 2000) is not nas
+    assert limits.of("", 0) is None
+
+
+def test_a_target_keeps_to_its_own_limit_and_to_that_of_all(tmp_path: Path) -> None:
+    settings = NasTarget("nas", tmp_path, require_mount=False)
+    clock = Clock()
+    rates = (1000.0, 1e9)
+    for first, second in (rates, rates[::-1]):
+        pair = [
+            TokenBucket(rate, clock=lambda: clock.now, sleep=clock.sleep)
+            for rate in (first, second)
+        ]
+        target = open_target(settings, upload=pair[0], own_upload=pair[1])
+        before = clock.now
+        for number in range(3):
+            target.put(f"packs/{number}", [bytes(2000)])
+        assert clock.now - before >= 2.0

@@ -79,9 +79,9 @@ def sync_command(
     A target gets each snapshot that another one holds and that its own policy would keep,
     the newest first, as it is stored: nothing is opened, and the models need not be on disk.
     What a policy or a person dropped there does not come back. Interrupted, the next run
-    goes on. `limits.upload` limits what goes out. Where two targets hold different
-    snapshots under one version, both are kept: the later one takes the next free number,
-    and that is said.
+    goes on. `limits.upload`, and the `upload` of a target, limit what goes out. Where two
+    targets hold different snapshots under one version, both are kept: the later one takes
+    the next free number, and that is said.
     """
     answers: list[dict[str, Any]] = []
     codes: list[int] = []
