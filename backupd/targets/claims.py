@@ -15,7 +15,9 @@ from backupd.targets.base import Buffer, Target
 
 _FOLDER = "claims"
 _ROUNDS = 40
-_LOOKS = 20
+# The first waits for the rest to withdraw, which takes each several requests: on a busy store more
+# than a second.
+_LOOKS = 600
 _LONGEST_SECONDS = 1.0
 # A writer that has not stored its object so long after its claim begins anew with another claim.
 _OWN_SECONDS = 120.0

@@ -6,10 +6,12 @@ that relies on conditions beside one that goes by claims would be safe from neit
 
 from __future__ import annotations
 
+import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from backupd.targets.capabilities import Creation
@@ -17,6 +19,7 @@ from backupd.targets.s3_errors import error_code
 from backupd.targets.s3_lock import md5_option
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_s3.client import S3Client
 
 # No listing shows it, as no object's name begins with a dot.
@@ -24,6 +27,8 @@ FOLDER = ".probe/"
 _RECORD = f"{FOLDER}put-if-absent."
 _WRITERS = 12
 _RACES = 3
+# How long a request that has sent its headers waits for the others to be as far.
+_GATE_SECONDS = 3.0
 # A server that is busy with one of two may refuse both (Amazon's 409).
 _TRIES = 5
 _REFUSALS = frozenset({400, 405, 501})
@@ -98,19 +103,35 @@ class Conditions:
                 if self._create(f"{key}-0"):
                     return Creation.IGNORED
                 for number in range(1, _RACES + 1):
-                    barrier = threading.Barrier(_WRITERS)
-                    again = [f"{key}-{number}"] * _WRITERS
-                    won = list(pool.map(lambda one, b=barrier: self._start(one, b), again))
-                    if sum(won) > 1:
+                    with self._gate(f"{key}-{number}"):
+                        won = list(pool.map(self._create, [f"{key}-{number}"] * _WRITERS))
+                    if sum(map(bool, won)) > 1:
                         return Creation.RACY
             finally:
                 for number in range(_RACES + 1):
                     self._remove(f"{key}-{number}")
         return Creation.ATOMIC
 
-    def _start(self, key: str, barrier: threading.Barrier) -> bool:
-        barrier.wait()
-        return bool(self._create(key))
+    @contextmanager
+    def _gate(self, key: str) -> Iterator[None]:
+        """Hold the body of each put of `key` back until all have sent their headers.
+
+        A server that looks whether the key is free before it has the body then finds it free for
+        all of them: what would be a matter of luck on a busy machine is seen each time.
+        """
+        gate = _Gate(_WRITERS)
+
+        def hold(request: AWSPreparedRequest, **_: object) -> None:
+            mine = request.url.partition("?")[0].endswith(key.rpartition("/")[2])
+            if mine and isinstance(request.body, bytes):
+                request.body = _Held(request.body, gate)
+
+        event = "before-send.s3.PutObject"
+        self._run(lambda client: client.meta.events.register(event, hold, unique_id=key))
+        try:
+            yield
+        finally:
+            self._run(lambda client: client.meta.events.unregister(event, hold, unique_id=key))
 
     def _create(self, key: str) -> bool | None:
         """Whether the object was created; None where the server knows no conditions."""
@@ -148,6 +169,36 @@ class Conditions:
                 return  # credentials that may not delete leave a byte behind, and that is all
 
         self._run(delete)
+
+
+class _Gate:
+    """Opens when so many have come, or when the first has waited long enough."""
+
+    def __init__(self, wanted: int) -> None:
+        self._missing = wanted
+        self._changed = threading.Condition()
+
+    def wait(self) -> None:
+        with self._changed:
+            self._missing -= 1
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._missing <= 0, _GATE_SECONDS):
+                self._missing = 0
+                self._changed.notify_all()
+
+
+class _Held(io.BytesIO):
+    """A request's body whose bytes come when the gate opens, after the headers were sent."""
+
+    def __init__(self, body: bytes, gate: _Gate) -> None:
+        super().__init__(body)
+        self._gate: _Gate | None = gate
+
+    def read(self, size: int | None = -1) -> bytes:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.wait()
+        return super().read(size)
 
 
 def worst(first: Creation, second: Creation | None) -> Creation:
