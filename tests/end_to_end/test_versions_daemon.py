@@ -60,6 +60,8 @@ def test_the_daemon_goes_on_watching_the_folder_that_was_switched(tmp_path: Path
         (model / "notes").write_text("on from v1")
         backupd.ok("snapshot", "--wait")
         assert backupd.ok("show", "llama@v3", "--json").document["snapshot"]["parent"] == 1
+        backupd.ok("snapshot", "--scheme", "model", "--wait")
+        assert backupd.ok("show", "llama@v4", "--json").document["snapshot"]["scheme"] == "model"
 
         def is_seen() -> bool:
             """Whether a write is noticed by events; a look at the root is every 5 s."""
