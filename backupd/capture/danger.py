@@ -86,6 +86,16 @@ class Suspicion:
     what: str
 
 
+def _is_worth_unpacking(name: str, head: bytes) -> bool:
+    """Whether a compressed member may be what `_Look._member` looks into."""
+    ends = (".pkl", ".pickle", ".joblib", "config.json")
+    return (
+        head.startswith((_NPY, _HDF5))
+        or _PICKLE.match(head) is not None
+        or name.lower().endswith(ends)
+    )
+
+
 class _TooLongError(Exception):
     """There is more to look through than is looked through."""
 
@@ -194,8 +204,10 @@ class _Look:
             with zipfile.ZipFile(source) as archive:
                 for name in names:
                     with archive.open(name) as member:
-                        content = member.read(_MOST_PACKED_BYTES)
-                    self._member(name, _bytes_at(content), len(content))
+                        content = member.read(HEAD_BYTES)
+                        if _is_worth_unpacking(name, content):
+                            content += member.read(_MOST_PACKED_BYTES)
+                            self._member(name, _bytes_at(content), len(content))
                     self._check_time()
         except _UNREADABLE as error:
             self._note(UNSCANNED, f"has a member that cannot be read ({type(error).__name__})")

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from backupd.config.settings import ModelSettings
+from backupd.config.settings import ModelSettings, S3Target, Settings
 from backupd.errors import BackupdError
 from backupd.operations.installation import Installation
 from backupd.operations.tree_sink import TreeSink
@@ -71,7 +72,11 @@ def kept_code(
     from backupd.capture.provenance.code import CodeWish, capture_code
 
     wish = CodeWish(
-        model.code, record.scheme, model.path, model.include_secrets, installation.environment
+        model.code,
+        record.scheme,
+        tuple(_no_code(installation.settings)),
+        model.include_secrets,
+        installation.environment,
     )
     with capture_code(wish) as capture:
         trees = _keep(capture, sink.stream(), os.fsencode(model.code.path))
@@ -117,6 +122,18 @@ def settle_code(
     except (BackupdError, OSError) as error:
         return Settled((f"code: {error}; it is tried again",), retry=True)
     return Settled(tuple(notes))
+
+
+def _no_code(settings: Settings) -> Iterator[Path]:
+    """What may lie among the code and is none of it."""
+    yield from (model.path for model in settings.models.values())
+    yield settings.state_dir
+    for target in settings.targets.values():
+        if not isinstance(target, S3Target):
+            yield target.path
+        elif target.credentials_file is not None:
+            yield target.credentials_file
+    yield from filter(None, (settings.key.file, settings.key.passphrase_file))
 
 
 def _committing(capture: CodeCapture, before: SnapshotRecord | None) -> Complete:

@@ -28,7 +28,7 @@ ENVIRONMENT = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexi
 
 def wish(case: Case, mode: str, scheme: str = "params") -> CodeWish:
     settings = CodeSettings(case.code, mode)
-    return CodeWish(settings, scheme, Path("/nowhere/model"), False, ENVIRONMENT)
+    return CodeWish(settings, scheme, (Path("/nowhere/model"),), False, ENVIRONMENT)
 
 
 def record(version: int, code: dict[str, object]) -> SnapshotRecord:

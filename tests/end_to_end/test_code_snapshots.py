@@ -205,6 +205,23 @@ def test_the_interpreter_that_is_named_is_asked_and_a_card_is_told(tmp_path: Pat
     assert environment["packages"] > 10
 
 
+def test_models_targets_and_keys_among_the_code_are_none_of_it(tmp_path: Path) -> None:
+    coded = make_coded(tmp_path)
+    coded.code = coded.world.root  # which holds the model, the repository, the key and the state
+    git(coded.code, "init", "-q", "-b", "main")
+    (coded.code / "train.py").write_text("a = 1\n")
+    git(coded.code, "add", "train.py")
+    git(coded.code, "commit", "-qm", "Begin")
+    (coded.code / "notes.md").write_text("new\n")
+    assert coded.snapshot("commit", scheme="everything").snapshot
+    coded.change()
+    assert coded.snapshot("commit", scheme="everything").snapshot
+    listed = git(coded.code, "ls-tree", "-r", "--name-only", "backupd/m").decode().split()
+    assert listed == ["notes.md", "train.py"]
+    assert not give_back(coded, tmp_path / "back").failed
+    assert sorted(manifest(tmp_path / "back" / "source")) == listed
+
+
 # -- commits and pushes ----------------------------------------------------------------------------
 
 

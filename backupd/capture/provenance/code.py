@@ -49,12 +49,12 @@ KEEPING_SCHEMES = frozenset(("code+params", "everything"))
 
 @dataclass(frozen=True, slots=True)
 class CodeWish:
-    """What is to be recorded: the settings, the scheme, and the folder of the model itself, which
-    is no code though it may lie among it."""
+    """What is to be recorded: the settings, the scheme, and the paths (of models, targets, keys)
+    that are no code though they may lie among it."""
 
     settings: CodeSettings
     scheme: str
-    model_path: Path
+    leave: tuple[Path, ...]
     include_secrets: bool
     environment: Mapping[str, str]
 
@@ -229,7 +229,7 @@ def _state(
             repository,
             keep_objects=keep_objects,
             include_secrets=wish.include_secrets,
-            leave=_below(repository.top, os.fsencode(wish.model_path)),
+            leave=_below(repository.top, wish.leave),
         )
     )
     return trees, trees.state(head)
@@ -310,7 +310,7 @@ def _keep_from_disk(
     root = os.fsencode(wish.settings.path)
     left_out: list[str] = []
     total = 0
-    for file in source_files(root, leave=(*_below(root, os.fsencode(wish.model_path)), *ignored)):
+    for file in source_files(root, leave=(*_below(root, wish.leave), *ignored)):
         path = file.path
         new = unversioned is not None and any(
             path == name or path.startswith(name + b"/") for name in unversioned
@@ -329,9 +329,9 @@ def _keep_from_disk(
         capture.note(sentence)
 
 
-def _below(top: bytes, path: bytes) -> tuple[bytes, ...]:
-    """The path relative to `top`, where it lies in it and is another."""
-    top, path = os.path.realpath(top), os.path.realpath(path)
-    if path.startswith(top.rstrip(b"/") + b"/"):
-        return (os.path.relpath(path, top),)
-    return ()
+def _below(top: bytes, paths: Iterable[Path]) -> tuple[bytes, ...]:
+    """The paths relative to `top`, of those that lie in it and are another."""
+    top = os.path.realpath(top)
+    real = (os.path.realpath(os.fsencode(path)) for path in paths)
+    inside = top.rstrip(b"/") + b"/"
+    return tuple(os.path.relpath(path, top) for path in real if path.startswith(inside))

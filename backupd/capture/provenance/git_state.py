@@ -66,7 +66,7 @@ class GitTrees:
         self.notes: list[str] = []
         self._repository = repository
         self._include_secrets = include_secrets
-        self._leave = tuple(path.rstrip(b"/") + b"/" for path in leave)
+        self._leave = tuple(path.rstrip(b"/") for path in leave)
         self._submodules: dict[bytes, None] = {}
         self._variables = {
             "GIT_INDEX_FILE": os.fsdecode(os.path.join(work, b"index")),
@@ -128,7 +128,7 @@ class GitTrees:
         listed = self._git("ls-files", "-z", "--others", "--exclude-standard")
         found = []
         for path in listed.split(b"\0")[:-1]:
-            if path.startswith(self._leave):
+            if self._is_left(path):
                 continue
             if path.endswith(b"/"):
                 self._leave_out(path, "is a repository of its own, so it was left out")
@@ -146,7 +146,7 @@ class GitTrees:
         taken: dict[bytes, None] = {}
         total = 0
         for path in paths:
-            if path.startswith(self._leave):
+            if self._is_left(path):
                 continue
             full = os.path.join(self._repository.top, path)
             try:
@@ -195,6 +195,10 @@ class GitTrees:
             for path, value in zip(parts[::3], parts[2::3], strict=False)
             if value not in (b"unspecified", b"unset")
         }
+
+    def _is_left(self, path: bytes) -> bool:
+        """Whether a path is one of those that are to stay out, or lies in one."""
+        return any(path == left or path.startswith(left + b"/") for left in self._leave)
 
     def _leave_out(self, path: bytes, why: str) -> None:
         self.notes.append(f"{shown(path)} {why}")
