@@ -8,7 +8,6 @@ what cannot be looked through within that is `unscanned`.
 from __future__ import annotations
 
 import bz2
-import io
 import lzma
 import re
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from backupd.capture.containers.bounded import BoundedFile, MalformedError, ReadAt
 from backupd.capture.containers.zip_archive import MAGIC as ZIP_MAGIC
 from backupd.capture.containers.zip_archive import read_archive
+from backupd.capture.danger_reading import FileSource, PickleWindow, TooLongError
 from backupd.capture.folders import shown
 
 DANGEROUS = "dangerous"
@@ -40,9 +40,6 @@ _OBJECTS = re.compile(rb"[O\\]")
 _LAMBDA = re.compile(rb'"(?:class_name|registered_name)"\s*:\s*"(?:Lambda|__lambda__)"')
 
 _MOST_SECONDS = 10.0
-_MOST_READS = 1_000_000  # one opcode takes one or more; each costs some 110 bytes of memory
-_MOST_PICKLE_BYTES = 16 << 20
-_SKIPPED_FROM = 64 << 10  # a longer argument is data, and is not read
 _MOST_MEMBERS = 20_000
 _MOST_JSON_BYTES = 16 << 20
 _MOST_HDF5_BYTES = 16 << 20
@@ -96,10 +93,6 @@ def _is_worth_unpacking(name: str, head: bytes) -> bool:
     )
 
 
-class _TooLongError(Exception):
-    """There is more to look through than is looked through."""
-
-
 def may_be_dangerous(head: bytes, name: bytes) -> bool:
     """Whether a file that begins with `head` (16 bytes) and has that name is worth a look."""
     return (
@@ -122,7 +115,7 @@ def look_for_danger(
     look = _Look(read_at, size, now() + _MOST_SECONDS, now)
     try:
         look.file(head, name)
-    except _TooLongError:
+    except TooLongError:
         look.found[UNSCANNED] = {"holds more than is looked through": None}
     return tuple(look.suspicions())
 
@@ -150,7 +143,7 @@ class _Look:
                 yield Suspicion(level, words.format(", ".join(names[:_NAMED]) + more))
 
     def file(self, head: bytes, name: bytes) -> None:
-        """A whole file, whatever it is. Raises `_TooLongError`."""
+        """A whole file, whatever it is. Raises `TooLongError`."""
         if head.startswith(ZIP_MAGIC):
             self._archive()
         elif head.startswith(_NPY):
@@ -179,7 +172,7 @@ class _Look:
         if packed:
             self._packed_members(packed[:_MOST_MEMBERS])
         if len(members) > _MOST_MEMBERS:
-            raise _TooLongError
+            raise TooLongError
 
     def _within(self, start: int) -> ReadAt:
         return lambda offset, length: self._read_at(start + offset, length)
@@ -199,7 +192,7 @@ class _Look:
             self._pickle(read_at, size)
 
     def _packed_members(self, names: list[str]) -> None:
-        source = _Source(self._read_at, self._size)
+        source = FileSource(self._read_at, self._size)
         try:
             with zipfile.ZipFile(source) as archive:
                 for name in names:
@@ -254,11 +247,11 @@ class _Look:
         from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
         logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)
-        window = _Window(read_at, size, self._check_time)
+        window = PickleWindow(read_at, size, self._check_time)
         try:
             # The file's name would only go into the log.
             result = scan_pickle_bytes(window, "a file")
-        except _TooLongError:
+        except TooLongError:
             raise
         except Exception as error:  # whatever hostile bytes make a scanner do
             self._note(UNSCANNED, f"is a pickle that cannot be read ({type(error).__name__})")
@@ -270,131 +263,14 @@ class _Look:
             elif found.safety is SafetyLevel.Suspicious and not _HARMLESS.fullmatch(name):
                 self._note(UNKNOWN, name)
         if window.too_long:
-            raise _TooLongError
+            raise TooLongError
 
     def _check_time(self) -> None:
         if self._now() > self._until:
-            raise _TooLongError
+            raise TooLongError
 
     def _note(self, level: str, name: str) -> None:
         self.found.setdefault(level, {})[name] = None
-
-
-class _Long(bytes):
-    """Bytes that were not read: their length is right, and nothing else of them."""
-
-    claimed = 0
-
-    def __len__(self) -> int:
-        return self.claimed
-
-
-class _Window(io.RawIOBase):
-    """A pickle for `pickletools.genops`: long arguments are passed over, the rest is bounded."""
-
-    def __init__(self, read_at: ReadAt, size: int, check_time: Callable[[], None]) -> None:
-        self.too_long = False
-        self._read_at = read_at
-        self._size = size
-        self._check_time = check_time
-        self._at = 0
-        self._reads = 0
-        self._taken = 0
-        self._buffer = b""
-        self._start = 0
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._at, self._size)[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        self._count()
-        left = max(0, self._size - self._at)
-        if count < 0 or count > left:
-            count = left
-        if count >= _SKIPPED_FROM:
-            self._at += count
-            passed = _Long()
-            passed.claimed = count
-            return passed
-        begin = self._at - self._start
-        if not 0 <= begin <= begin + count <= len(self._buffer):
-            self._fill()
-            begin = 0
-        self._at += count
-        self._take(count)
-        return self._buffer[begin : begin + count]
-
-    def readline(self, limit: int | None = -1) -> bytes:
-        """A line of at most 64 KiB; an opcode's line is a name or a number."""
-        self._count()
-        begin = self._at - self._start
-        if not 0 <= begin < len(self._buffer) or b"\n" not in self._buffer[begin:]:
-            self._fill()
-            begin = 0
-        end = self._buffer.find(b"\n", begin)
-        line = self._buffer[begin : end + 1] if end >= 0 else self._buffer[begin:]
-        self._at += len(line)
-        self._take(len(line))
-        return line
-
-    def _fill(self) -> None:
-        self._start = self._at
-        self._buffer = self._read_at(self._at, min(_SKIPPED_FROM, max(0, self._size - self._at)))
-
-    def _take(self, count: int) -> None:
-        self._taken += count
-        if self._taken > _MOST_PICKLE_BYTES:
-            self._stop()
-
-    def _count(self) -> None:
-        self._reads += 1
-        if self._reads > _MOST_READS:
-            self._stop()
-        if not self._reads % 4096:
-            try:
-                self._check_time()
-            except _TooLongError:
-                self._stop()
-
-    def _stop(self) -> None:
-        # genops' caller takes any error for the end of the pickle, so it is remembered.
-        self.too_long = True
-        self._size = self._at
-        raise _TooLongError
-
-
-class _Source(io.RawIOBase):
-    """A file for `zipfile`."""
-
-    def __init__(self, read_at: ReadAt, size: int) -> None:
-        self._read_at = read_at
-        self._size = size
-        self._at = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = max(0, (0, self._at, self._size)[whence] + offset)
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        count = left if count < 0 else min(count, left)
-        data = self._read_at(self._at, count) if count else b""
-        self._at += len(data)
-        return data
 
 
 def _bytes_at(content: bytes) -> ReadAt:

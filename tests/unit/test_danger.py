@@ -183,7 +183,7 @@ def test_an_archive_that_contradicts_itself_is_not_believed() -> None:
 def test_an_endless_pickle_costs_bounded_memory(
     content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backupd.capture.danger._MOST_READS", 30_000)
+    monkeypatch.setattr("backupd.capture.danger_reading._MOST_READS", 30_000)
     tracemalloc.start()
     found = look_for_danger(lambda at, n: content[at : at + n], len(content), b"x.pkl")
     _, peak = tracemalloc.get_traced_memory()
