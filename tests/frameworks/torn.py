@@ -8,6 +8,7 @@ state that the program saved, which states were seen, and whether the last one w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from tests.frameworks import writers
 # A state takes some milliseconds to save; stopped now and then it takes some tenths of a second.
 _RUN_SECONDS = (0.001, 0.03)
 _STOP_SECONDS = (0.005, 0.08)
+_FIRST_SECONDS = 60
 _STATES_A_RUN = 1000
 _KILL_EVERY = 6
 _TRAINER_STATES = 12
@@ -38,6 +39,7 @@ class Writer:
 
     def __init__(self, kind: str, folder: Path, draw: random.Random) -> None:
         self._kind = kind
+        self._folder = folder
         self._draw = draw
         self._process = subprocess.Popen(
             [sys.executable, writers.__file__, kind, str(folder)],
@@ -59,15 +61,27 @@ class Writer:
         return line.strip()
 
     def begin(self, states: int) -> None:
-        """Save `states` more states, in a child that is stopped now and then."""
+        """Save `states` more states, in a child that is stopped now and then from its first on."""
+        before = self._newest()
         assert self._process.stdin is not None
         self._process.stdin.write(f"{self._next} {states}\n")
         self._process.stdin.flush()
         self._next += states
         self._child = int(self._line())
         self._over.clear()
+        deadline = time.monotonic() + _FIRST_SECONDS
+        while self._newest() == before and time.monotonic() < deadline:
+            time.sleep(0.005)
         self._stopper = threading.Thread(target=self._jolt, daemon=True)
         self._stopper.start()
+
+    def _newest(self) -> int:
+        """When anything in the folder was written last."""
+        newest = 0
+        for path in self._folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                newest = max(newest, path.stat().st_ctime_ns)
+        return newest
 
     def _jolt(self) -> None:
         while not self._over.wait(self._draw.uniform(*_RUN_SECONDS)):
@@ -133,7 +147,7 @@ class Backupd:
         with self._open() as installation:
             initialise(installation)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:
         from backupd.operations.installation import open_installation
 
