@@ -29,7 +29,7 @@ class Identities:
 
         Raises `TargetError` where it is another. A target that has moved is a new one.
         """
-        known = self._known(name, location)
+        known = self.known(name, location)
         if known is None:
             self.accept(name, location, repository_id)
         elif known != repository_id:
@@ -42,7 +42,7 @@ class Identities:
 
     def missing(self, name: str, location: str) -> TargetError | None:
         """The error for a place with no repository where there was one; None where none was."""
-        known = self._known(name, location)
+        known = self.known(name, location)
         if known is None:
             return None
         return TargetUnreachableError(
@@ -64,7 +64,8 @@ class Identities:
         except OSError:
             return  # whoever may not write the state relies on those who may
 
-    def _known(self, name: str, location: str) -> str | None:
+    def known(self, name: str, location: str) -> str | None:
+        """The id of the repository that was last seen there, or None."""
         path = self._path(name)
         if path is None:
             return None

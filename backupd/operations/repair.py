@@ -65,8 +65,10 @@ def repair(
     found = run.look(known, None if known is not None else read_data_percent)
     if dry_run:
         return run.foresee(found, mended)
-    mended += run.mend(found)
-    found = run.look(found, None)
+    if found.findings:
+        done, found = run.mend(found)
+        mended += done
+        found = run.look(found, None)
     lost = tuple(finding for finding in found.report().findings if not finding.harmless)
     return RepairReport(target, tuple(mended), lost, False, tuple(notes))
 
@@ -92,9 +94,8 @@ def check_and_heal(
             progress=progress,
             stop=stop,
         )
-    except TargetUnreachableError:
-        raise
     except (DamagedError, WrongKeyError, TargetError):
+        # Raised again where the target is only away.
         report = repair(
             installation,
             target,
@@ -130,6 +131,7 @@ class _Repair:
         self._donors: list[Donor] | None = None
         self._objects: dict[str, Found] = {}
         self._kept: set[str] = set()
+        self._not_replaced: set[bytes] = set()
         self._whence: Counter[str] = Counter()
         self._indexed = False
 
@@ -161,7 +163,13 @@ class _Repair:
                 self._notes.append(f"{name} is not asked: {error.message}")
                 continue
             if other.secrets == self._repository.secrets:
-                donors.append(Donor(other, lambda message: None))
+                donor = Donor(other, lambda message: None)
+                try:
+                    len(donor.index)
+                except BackupdError as error:
+                    self._notes.append(f"{name} is not asked: {error.message}")
+                    continue
+                donors.append(donor)
             else:
                 self._notes.append(f"{name} is not asked: it has another master key")
         return donors
@@ -172,7 +180,8 @@ class _Repair:
         wounds = sorted(found.wounds.values(), key=lambda wound: not wound.plain)
         # Bases first: with them the deltas that stand on them are whole again.
         blobs = tuple(dict.fromkeys(wound.blob_id for wound in wounds))
-        hurt = Counter(c.pack_id for blob in blobs for c in found.copies(blob, plain=False))
+        homes = {b: frozenset(c.pack_id for c in found.copies(b, plain=False)) for b in blobs}
+        hurt = Counter(pack_id for packs_of in homes.values() for pack_id in packs_of)
         packs = [
             PackDamage(
                 pack_id,
@@ -183,8 +192,8 @@ class _Repair:
             )
             for pack_id in sorted(found.hurt_packs)
         ]
-        damage = Damage(packs, blobs, problems, frozenset(superseded), len(found.unnamed))
-        return plan_repair(damage, sources.offers(sorted(problems)))
+        damage = Damage(packs, blobs, homes, problems, frozenset(superseded), len(found.unnamed))
+        return plan_repair(damage, sources.offers(sorted(problems), self._not_replaced))
 
     def foresee(self, found: Diagnosis, mended: Sequence[Mended]) -> RepairReport:
         """What would be tried, and what nobody offers."""
@@ -208,18 +217,18 @@ class _Repair:
 
     # -- mending ----------------------------------------------------------------------------------
 
-    def mend(self, found: Diagnosis) -> list[Mended]:
-        """All that can be done, each thing that was done with whence it came."""
+    def mend(self, found: Diagnosis) -> tuple[list[Mended], Diagnosis]:
+        """Do all that can be done: what was done with whence it came, and what is known now."""
         done: list[Mended] = []
         for _ in range(_ROUNDS):
             sources = self._sources(found)
             plan = self._plan(found, sources)
             self._progress.begin("repair")
-            known = len(self._objects), self._whence.total()
+            known = self._done()
             step = self._mend_packs(found, sources, plan)
             self._find_objects(plan, sources)
             done += step
-            if not step and (len(self._objects), self._whence.total()) == known:
+            if not step and self._done() == known:
                 break
             found = self.look(found, None)
         done += self._put_objects(plan, sources)
@@ -231,7 +240,11 @@ class _Repair:
             for source, number in self._whence.items()
             if source
         ]
-        return stored + done
+        return stored + done, found
+
+    def _done(self) -> tuple[int, int, int]:
+        """What changes when another round may do more."""
+        return len(self._objects), self._whence.total(), len(self._not_replaced)
 
     def _mend_packs(self, found: Diagnosis, sources: Sources, plan: RepairPlan) -> list[Mended]:
         replace, store = plan.of(Verb.REPLACE), plan.of(Verb.STORE)
@@ -252,7 +265,7 @@ class _Repair:
                 if source:
                     done.append(Mended(action.object_name, Verb.REPLACE, source, action.reason))
                 else:
-                    rewrite.append(action)
+                    self._not_replaced.add(_pack_id(action.object_name))
             whence: Counter[str] = Counter()
             wanted = {blob for action in store for blob in action.blobs}
             wounds = [w for w in found.wounds.values() if w.blob_id in wanted]

@@ -16,7 +16,7 @@ from backupd.errors import (
     BackupdError,
     DamagedError,
     ObjectMissingError,
-    TargetUnreachableError,
+    TargetError,
     WrongKeyError,
 )
 from backupd.operations.installation import Installation
@@ -48,15 +48,17 @@ def open_damaged(
     try:
         installation.repository(name)
         return []
-    except TargetUnreachableError:
-        raise
     except BackupdError as error:
         failure = error
     target = installation.target(name)
+    # Raises where the target is away, which looks alike where it is the descriptor that is.
     if not any(True for _ in target.list(layout.PACKS)):
         raise failure  # an empty place, or a new repository: nothing to be mended
     donors = _donors(installation, name, sources, note)
-    descriptor, mended = _descriptor(installation, target, donors)
+    known_id = installation.identities.known(name, target.location)
+    descriptor, mended = _descriptor(installation, target, donors, known_id)
+    if mended is None and isinstance(failure, TargetError):
+        raise failure  # another repository than was there before
     right_keys = _keys_with_one_bit_right(target)
     repository = _with_key(installation, target, descriptor, donors, right_keys)
     if repository is None:
@@ -92,11 +94,14 @@ def _donors(
 
 
 def _descriptor(
-    installation: Installation, target: Target, donors: Sequence[Repository]
+    installation: Installation,
+    target: Target,
+    donors: Sequence[Repository],
+    known_id: str | None,
 ) -> tuple[Descriptor, Mended | None]:
     """What `repository.json` says or must have said, and what is to be told of it.
 
-    Its id is any: it names no more than a folder of the cache.
+    Its id is the one that this box knows, else any.
     """
     why = "is missing"
     try:
@@ -117,7 +122,7 @@ def _descriptor(
     if donors:
         encrypted, chunking = donors[0].descriptor.encrypted, donors[0].descriptor.chunking
         source = donors[0].name
-    made = Descriptor(installation.random(16).hex(), encrypted, chunking)
+    made = Descriptor(known_id or installation.random(16).hex(), encrypted, chunking)
     return made, Mended(layout.DESCRIPTOR, "replace", source, why)
 
 

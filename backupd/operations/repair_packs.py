@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from backupd.codec.blob import framed
 from backupd.errors import (
     BackupdError,
+    ColdError,
     DamagedError,
     StoppedError,
     TargetError,
@@ -21,6 +22,7 @@ from backupd.operations.check_data import read_these
 from backupd.operations.diagnosis import Diagnosis, Wound
 from backupd.operations.repair_sources import Sources
 from backupd.repository.copying import put_index
+from backupd.repository.index import Location
 from backupd.repository.layout import MAX_PACK, pack_name
 from backupd.repository.read_order import Span
 from backupd.repository.reader import BlobFinder, BlobReader
@@ -121,7 +123,12 @@ class PackMender:
         """
         self._found.dying.add(pack_id)
         records = self._records(pack_id)
-        held = self._held(pack_id)
+        kept = False
+        try:
+            held = self._held(pack_id)
+        except ColdError:
+            self._found.dying.discard(pack_id)
+            return False
         for record in records:
             self._checkpoint()
             if record.blob_id in self._stored or self._found.lasts(record.blob_id):
@@ -131,12 +138,15 @@ class PackMender:
                 if end > len(held):
                     raise DamagedError("the pack was cut short")
                 chunk = self._reader.open(record, held[begin:end])
-            except DamagedError:
+            except DamagedError as error:
+                # Of what cannot be read though nothing is wrong with it, this is the copy.
+                known = self._found.bad_copy(Location(pack_id, record)) is not None
+                kept = kept or not known or isinstance(error, ColdError)
                 continue
             self._keep(record.blob_id, BlobKind(record.kind), bytes(chunk))
         lost = (wound.blob_id for wound in self._found.wounds.values())
         unmended = {blob_id for blob_id in lost if not self._is_mended(blob_id)}
-        kept = not unmended.isdisjoint(record.blob_id for record in records)
+        kept = kept or not unmended.isdisjoint(record.blob_id for record in records)
         if kept:
             self._found.dying.discard(pack_id)
         return not kept
@@ -157,6 +167,8 @@ class PackMender:
             return memoryview(b"")
         try:
             return memoryview(bytes(self._reader.read_span(Span(pack_id, 0, size, ()))))
+        except ColdError:
+            raise
         except DamagedError:
             return memoryview(b"")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 from blake3 import blake3
@@ -80,13 +80,16 @@ class Sources:
         finder = BlobFinder(repository, found.index, lambda message: None)
         self._own = BlobReader(finder)
 
-    def offers(self, objects: Sequence[str]) -> Offers:
-        """What may be had of all that is damaged, by looking only at lists and indexes."""
+    def offers(self, objects: Sequence[str], not_replaced: Collection[bytes]) -> Offers:
+        """What may be had of all that is damaged, by looking only at lists and indexes.
+
+        `not_replaced` are packs that were tried to be had in whole, in vain.
+        """
         found = self._found
         return Offers(
             packs={
                 pack: [d.name for d in self.donors if d.index.has_pack(pack)]
-                for pack in found.hurt_packs
+                for pack in found.hurt_packs - set(not_replaced)
             },
             blobs={wound.blob_id: self._who_has(wound) for wound in found.wounds.values()},
             objects={

@@ -44,12 +44,14 @@ class PackDamage:
 class Damage:
     """All that was found: packs, needed blobs without a lasting copy, and other objects.
 
-    `objects` has the problem of each by name; `superseded` names those that nothing needs;
-    `unnamed` counts packs that no index object names.
+    `homes` says in which damaged packs a blob lies; `objects` has the problem of each other object
+    by name, `superseded` names those that nothing needs; `unnamed` counts packs that no index
+    object names.
     """
 
     packs: Sequence[PackDamage] = ()
     blobs: Sequence[bytes] = ()
+    homes: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
     objects: Mapping[str, str] = field(default_factory=dict)
     superseded: frozenset[str] = frozenset()
     unnamed: int = 0
@@ -106,9 +108,14 @@ def plan_repair(damage: Damage, offers: Offers) -> RepairPlan:
             replace.append(Action(Verb.REPLACE, name, pack.problem, sources))
         else:
             rewrite.append(Action(Verb.REWRITE, name, pack.problem))
+    back = {
+        pack.pack_id for pack in damage.packs if not pack.marked and offers.packs.get(pack.pack_id)
+    }
+    # What comes back with its pack needs no other.
+    blobs = [blob for blob in damage.blobs if back.isdisjoint(damage.homes.get(blob, ()))]
     store = [
-        Action(Verb.STORE, layout.PACKS, "blobs that snapshots need", sources, blobs)
-        for sources, blobs in _by_sources(damage.blobs, offers).items()
+        Action(Verb.STORE, layout.PACKS, "blobs that snapshots need", sources, some)
+        for sources, some in _by_sources(blobs, offers).items()
     ]
     objects, drop, lost = [], [], []
     index = bool(damage.unnamed)
@@ -125,7 +132,7 @@ def plan_repair(damage: Damage, offers: Offers) -> RepairPlan:
     return RepairPlan(
         # Snapshots come after what they need, and what is dropped after what stands in for it.
         (*replace, *store, *rewrite, *(written if index else ()), *objects, *drop),
-        tuple(blob for blob in damage.blobs if not offers.blobs.get(blob)),
+        tuple(blob for blob in blobs if not offers.blobs.get(blob)),
         tuple(lost),
     )
 

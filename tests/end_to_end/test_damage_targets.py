@@ -66,12 +66,14 @@ def twins(root: Path, settings: TargetSettings) -> World:
     for _ in range(3):
         world.snapshot()
         change_model(world.model_path, rng)
+    own = (root / "copy1" / "repository.json").read_bytes()
     shutil.rmtree(root / "copy1")
     (root / "copy1").mkdir()
     for name, stored in objects(world).items():
         path = root / "copy1" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(stored)
+    (root / "copy1" / "repository.json").write_bytes(own)
     return world
 
 

@@ -35,6 +35,12 @@ def test_a_pack_that_is_marked_already_is_left_to_prune() -> None:
     assert plan.actions == ()
 
 
+def test_what_comes_back_with_its_pack_is_not_stored_once_more() -> None:
+    damage = Damage(packs=[damaged(A)], blobs=[B, C], homes={B: frozenset([A])})
+    plan = plan_repair(damage, Offers(packs={A: ["nas"]}, blobs={B: ["nas"], C: ["nas"]}))
+    assert [action.blobs for action in plan.of(Verb.STORE)] == [(C,)]
+
+
 def test_blobs_that_nobody_has_are_lost_and_the_others_are_stored() -> None:
     plan = plan_repair(Damage(blobs=[A, B, C]), Offers(blobs={A: [HERE], C: ["nas"]}))
     assert {action.sources: action.blobs for action in plan.of(Verb.STORE)} == {
