@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from backupd.errors import (
@@ -162,6 +163,10 @@ class _Reading:
         found.add_read(size)
 
     def _open_family(self, reader: BlobReader, deltas: Sequence[Location]) -> None:
+        base_id = deltas[0].record.base_id
+        if find_whole(self._found.index, base_id, plain=True, anywhere=True):
+            with suppress(DamagedError):  # each delta tells it
+                reader.hold_base(base_id)
         for location in deltas:
             if self._stop.is_set():
                 return

@@ -238,12 +238,16 @@ class FileRestorer:
         return self._failure is not None or self._stop.is_set()
 
     def _restore_family(self, reader: BlobReader, family: Family) -> None:
-        if family.wanted and not self._ending():
-            try:
-                chunk = reader.read_base(family.base_id)
-            except DamagedError:
+        if self._ending():
+            return
+        try:
+            chunk = reader.hold_base(family.base_id)
+        except DamagedError:
+            # The deltas are tried all the same: each tells what is wrong with it.
+            if family.wanted:
                 self._restore_from_any_copy(reader, family.base_id)
-            else:
+        else:
+            if family.wanted:
                 self._write_everywhere(family.base_id, chunk)
         for span in family.deltas:
             if self._ending():

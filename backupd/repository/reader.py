@@ -112,8 +112,8 @@ class BlobReader:
         self._held_base: Buffer | None = None
         self._repository = finder.repository
         self._decoder = BlobDecoder()
-        self._sealed = memoryview(b"")
-        self._opened = memoryview(b"")
+        self._room = _Room()
+        self._copy = memoryview(b"")
 
     def read(self, blob_id: bytes) -> Buffer:
         """The chunk, from whichever copy can be read; good until the next call.
@@ -134,9 +134,10 @@ class BlobReader:
 
         Raises `DamagedError`, as `ColdError` where the pack must be thawed first.
         """
-        if len(self._sealed) < span.size_bytes:
-            self._sealed = kept_buffer(span.size_bytes)
-        sealed = self._sealed[: span.size_bytes]
+        room = self._room
+        if len(room.sealed) < span.size_bytes:
+            room.sealed = kept_buffer(span.size_bytes)
+        sealed = room.sealed[: span.size_bytes]
         name = pack_name(span.pack_id)
         if span.pack_id in self.finder.cold:
             raise ColdError(f"{name} is in an archive class and not thawed")
@@ -159,12 +160,13 @@ class BlobReader:
 
         Raises `DamagedError`, as `BaseLostError` where only the base cannot be read.
         """
-        if len(self._opened) < record.sealed_size:
-            self._opened = kept_buffer(record.sealed_size)
+        room = self._room
+        if len(room.opened) < record.sealed_size:
+            room.opened = kept_buffer(record.sealed_size)
         try:
-            size = self._repository.sealer.open_into(sealed, record.blob_id, self._opened)
-            base = self.read_base if self._bases else None
-            plain = self._decoder.decode(self._opened[:size], record.plain_size, base)
+            size = self._repository.sealer.open_into(sealed, record.blob_id, room.opened)
+            base = self._read_base if self._bases else None
+            plain = self._decoder.decode(room.opened[:size], record.plain_size, base)
         except (BaseLostError, ColdError):
             raise
         except DamagedError as error:
@@ -175,25 +177,51 @@ class BlobReader:
             )
         return plain
 
-    def read_base(self, base_id: bytes) -> Buffer:
-        """A base's chunk; good until another base is needed. Raises `BaseLostError`.
+    def hold_base(self, base_id: bytes) -> Buffer:
+        """A base's chunk, at hand until another base is needed. Raises `BaseLostError`.
 
-        The base that was needed last is still there, so that what stands on one is best read
-        one after another.
+        For what is read next and stands on it; what an earlier call gave is not good any more.
         """
+        base_reader = self._reader_of_bases()
+        own, base_reader._room = base_reader._room, self._room
+        try:
+            chunk = self._read_base(base_id)
+        finally:
+            base_reader._room = own
+        if isinstance(chunk, memoryview) and chunk.obj is self._room.opened.obj:
+            # A raw blob is its own chunk, and lies where the next blob is opened.
+            if len(self._copy) < len(chunk):
+                self._copy = kept_buffer(len(chunk))
+            copy = self._copy[: len(chunk)]
+            copy[:] = chunk
+            chunk = self._held_base = copy
+        return chunk
+
+    def _read_base(self, base_id: bytes) -> Buffer:
         if self._held_base is not None and self._held_id == base_id:
             return self._held_base
-        if self._base_reader is None:
-            self._base_reader = BlobReader(self.finder, bases=False)
         self._held_base = None
         try:
-            held = self._base_reader.read(base_id)
-        except ColdError:
-            raise
+            held = self._reader_of_bases().read(base_id)
         except DamagedError as error:
             raise BaseLostError(base_id, error.message) from None
         self._held_id, self._held_base = base_id, held
         return held
+
+    def _reader_of_bases(self) -> BlobReader:
+        if self._base_reader is None:
+            self._base_reader = BlobReader(self.finder, bases=False)
+        return self._base_reader
+
+
+class _Room:
+    """Where one blob at a time lies, sealed and opened."""
+
+    __slots__ = ("opened", "sealed")
+
+    def __init__(self) -> None:
+        self.sealed = memoryview(b"")
+        self.opened = memoryview(b"")
 
 
 def kept_buffer(least: int) -> memoryview:
