@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from backupd.daemon.queue import Job, JobQueue, Kind, Outcome, State, Ticket
+from backupd.daemon.queue import Job, JobQueue, Kind, Later, Outcome, State, Ticket
 from backupd.operations.progress import Progress
 from tests.unit.daemon_fakes import eventually
 
@@ -174,3 +174,53 @@ def test_a_crash_in_a_job_ends_the_job_and_not_the_worker() -> None:
     queue.stop()
     assert queue.join(5)
     assert len(ended) == 2
+
+
+def test_a_job_that_cannot_be_done_yet_waits_without_a_worker() -> None:
+    tries: list[str] = []
+    ready = threading.Event()
+
+    def perform(job: Job, progress: Progress, stop: threading.Event) -> Outcome | Later:
+        tries.append(job.name)
+        if job.name == "unsettled" and not ready.is_set():
+            return Later(0.05, "last.pt is open for writing by python (pid 7)")
+        return Outcome(State.DONE)
+
+    queue = JobQueue(perform, snapshot_workers=1)
+    queue.start()
+    waiting = queue.submit(snapshot("unsettled"))
+    eventually(lambda: tries.count("unsettled") > 1)
+    assert queue.is_busy(waiting.job.key) and not waiting.ended.is_set()
+    other = queue.submit(snapshot("other"))
+    assert other.ended.wait(5), "the only worker was free"
+    notes = waiting.progress.notes()
+    assert notes == ("waiting: last.pt is open for writing by python (pid 7)",), "said once"
+    ready.set()
+    assert waiting.ended.wait(5) and waiting.outcome == Outcome(State.DONE)
+    queue.stop()
+    assert queue.join(5)
+
+
+def test_a_job_that_waits_is_ended_by_a_stop() -> None:
+    queue = JobQueue(lambda *_: Later(60, "it is being written"), snapshot_workers=1)
+    queue.start()
+    ticket = queue.submit(snapshot("llama"))
+    eventually(lambda: ticket.not_before > 0)
+    queue.stop()
+    assert ticket.ended.wait(5)
+    assert ticket.outcome is not None and ticket.outcome.state is State.STOPPED
+    assert queue.join(5)
+
+
+def test_of_what_a_trainer_says_the_newest_stands_for_all_that_wait(
+    queue: JobQueue, gate: Gate
+) -> None:
+    said = [Job(Kind.SNAPSHOT, "llama", step=step, asked=True, newest=True) for step in range(1, 5)]
+    first = queue.submit(said[0])
+    eventually(lambda: bool(gate.began))
+    later = [queue.submit(job) for job in said[1:]]
+    by_hand = queue.submit(snapshot("llama", release="1.0"))
+    assert len(set(map(id, later))) == 1 and by_hand is not later[0]
+    gate.open.set()
+    assert all(ticket.ended.wait(5) for ticket in (first, later[0], by_hand))
+    assert [job.step for job in gate.began] == [1, 4, None]
