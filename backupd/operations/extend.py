@@ -63,13 +63,17 @@ def extend(
     What was stored within the first half of that time has the other half left and is not asked
     for, which costs nothing; with `everything` it is, as for objects that were stored before
     `object_lock` was set. Raises `UsageError` where the target has no `object_lock`,
-    `TargetError` where it cannot be reached, and `StoppedError`.
+    `TargetError` where it cannot be reached or holds nothing, and `StoppedError`.
     """
     progress = progress or NoProgress()
     stop = stop or threading.Event()
     settings = locked_settings(installation, target)
+    from backupd.targets.s3_lock_probe import refuse_without_lock
+
     repository = installation.repository(target)
     now = installation.clock()
+    # What it was when the repository was made it need not be any more.
+    refuse_without_lock(settings, now=now)
     until = now + settings.object_lock_days * _DAY_SECONDS
     enough = now + settings.object_lock_days * _DAY_SECONDS / 2
     problems: list[str] = []

@@ -47,7 +47,8 @@ class Identities:
             return None
         return TargetUnreachableError(
             f"target {name!r}: the repository {known} that was at {location} is not there",
-            hint="mount or plug in the right disk or share; to begin anew there, `backupd init`",
+            hint="mount or plug in the right disk or share; in a bucket that keeps versions see"
+            " `backupd undelete --help`; to begin anew there, `backupd init`",
         )
 
     def accept(self, name: str, location: str, repository_id: str) -> None:

@@ -114,6 +114,10 @@ def _prepared(installation: Installation, name: str) -> Target:
         from backupd.operations.probing import probe, refuse
 
         refuse(probe(installation, name), name, target.location)
+        if isinstance(settings, S3Target) and settings.object_lock_mode:
+            from backupd.targets.s3_lock_probe import refuse_without_lock
+
+            refuse_without_lock(settings, now=installation.clock())
     return target
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from backupd.config.settings import S3Target
-from backupd.errors import BackupdError, TargetReadOnlyError, UsageError
+from backupd.errors import BackupdError, TargetError, TargetReadOnlyError, UsageError
 from backupd.operations.extend import extend
 from backupd.operations.forget import forget_by_policy, forget_snapshots
 from backupd.operations.prune import prune
+from backupd.operations.purge import notes_of, purge_hidden
 from backupd.operations.undelete import undelete
 from backupd.repository.snapshots import SnapshotName
+from backupd.targets.s3_lock_probe import refuse_without_lock
 from tests.rigs.servers import S3Server
 from tests.support.world import MODEL, World, make_world
 from tests.support.world import small_packs as small_packs
@@ -225,7 +228,7 @@ def test_credentials_that_may_delete_cannot_delete_what_is_held(
         for key in locked.keys(client):
             client.delete_object(Bucket=locked.bucket, Key=key)
         assert not locked.keys(client)
-        with pytest.raises(BackupdError, match="there is no repository"):
+        with pytest.raises(BackupdError, match="is not there"):
             locked.world.restore(2, tmp_path / "gone")
         locked.with_target(as_of=good).verify()
         with locked.world.open() as installation:
@@ -303,23 +306,36 @@ def test_what_snapshots_need_is_held_on_and_what_they_do_not_is_left_to_run_out(
     assert len(grown) == report.needed
     # What only the forgotten snapshot needed is no more held than before.
     assert {key for key in after if key not in grown}
-
-
-def test_extend_says_what_is_missing(locked: Locked, tmp_path: Path) -> None:
-    client = locked.keeper.client()
-    pack = next(key for key in locked.keys(client) if "/packs/" in key)
-    client.delete_object(Bucket=locked.bucket, Key=pack)
+    # What is missing is said, and what somebody wrote over is never purged.
+    first, second = [key for key in locked.keys(client) if "/packs/" in key][:2]
+    locked.keeper.client().delete_object(Bucket=locked.bucket, Key=first)
+    client.put_object(Bucket=locked.bucket, Key=second, Body=b"pay us")
     with locked.world.open() as installation:
-        report = extend(installation, "disk")
-    assert any("missing" in problem for problem in report.problems)
+        problems = extend(installation, "disk").problems
+        assert any("missing" in problem for problem in problems)
+    with replace(locked.keepers(tmp_path), ahead=(DAYS + 9) * DAY).open() as installation:
+        purged = purge_hidden(installation, "disk", dry_run=True, stop=threading.Event())
+        assert second.removeprefix(f"{locked.prefix}/") in purged.written_over
+        assert "wrote other bytes over" in " ".join(notes_of(purged))
 
 
-def test_what_was_written_over_is_never_purged(locked: Locked, tmp_path: Path) -> None:
-    client = locked.box.client()
-    pack = next(key for key in locked.keys(client) if "/packs/" in key)
-    good = client.get_object(Bucket=locked.bucket, Key=pack)["Body"].read()
-    client.put_object(Bucket=locked.bucket, Key=pack, Body=good[:-1] + b"?")
-    later = replace(locked.keepers(tmp_path), ahead=(DAYS + 9) * DAY)
-    with later.open() as installation:
-        report = prune(installation, "disk", dry_run=True)
-    assert any("wrote other bytes over" in note and pack[-64:] in note for note in report.notes)
+def test_a_bucket_that_does_not_hold_what_it_is_told_to_is_refused(
+    s3_server: S3Server, swift_server: S3Server, tmp_path: Path
+) -> None:
+    for server, problem in (
+        (s3_server, "has no Object Lock"),
+        (swift_server, "does not hold it"),
+    ):
+        disk = S3Target(
+            "disk",
+            server.create_bucket(),
+            endpoint_url=server.endpoint_url,
+            credentials_file=server.write_credentials(tmp_path / "plain"),
+            path_style=True,
+            object_lock_mode="GOVERNANCE",
+            object_lock_days=DAYS,
+        )
+        with pytest.raises(TargetError, match=problem):
+            refuse_without_lock(disk, now=time.time())
+    with pytest.raises(TargetError, match="`object_lock` is set"):
+        make_world(tmp_path / "world", disk=disk, size=1 << 16)
