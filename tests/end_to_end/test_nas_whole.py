@@ -16,6 +16,7 @@ from backupd.errors import TargetError, TargetUnreachableError
 from backupd.operations.forget import forget_snapshots
 from backupd.operations.prune import prune
 from backupd.operations.setup import initialise
+from tests.end_to_end.test_cli_daemon import running, wait_for
 from tests.rigs.command_line import CommandLine
 from tests.rigs.faulty_mount import faulty_mount
 from tests.support.world import MODEL, change_model, make_world
@@ -138,3 +139,51 @@ def test_a_bare_machine_takes_what_it_finds(tmp_path: Path) -> None:
         with replace(world, root=tmp_path / "world").open() as installation:
             object.__setattr__(installation.identities, "state_dir", Path("/proc/nothing"))
             installation.repository("disk")
+
+
+def test_the_daemon_lives_beside_a_nas_that_hangs_and_goes_on_with_the_disk(
+    tmp_path: Path,
+) -> None:
+    cli = CommandLine(tmp_path, in_process=True)
+    model = tmp_path / "model"
+    model.mkdir()
+    weights = model / "weights.bin"
+    weights.write_bytes(random.Random(1).randbytes(100_000))
+    with faulty_mount(tmp_path / "share") as mount:
+        cli.config.parent.mkdir(parents=True)
+        cli.config.write_text(
+            f"state_dir: {tmp_path}/state\nkey: {{file: {tmp_path}/key}}\n"
+            f"targets:\n  disk: {{type: local, path: {tmp_path}/disk}}\n"
+            f"  nas: {{type: nas, path: {mount.path}/models, give_up_after: 1s}}\n"
+            "policies: {all: {keep_last: 9}}\n"
+            f"models: {{m: {{path: {model}, targets: {{disk: all, nas: all}}}}}}\n"
+        )
+        cli.ok("init")
+        cli.ok("snapshot")
+        mount.faults(read="hang", write="hang", readdir="hang", open="hang")
+        with running(cli, "run") as daemon:
+
+            def status() -> dict[str, object]:
+                answer = cli("status", "--json")
+                return answer.document if answer.code == 0 else {}
+
+            wait_for(lambda: bool(status().get("running")))
+            for version in (2, 3):
+                weights.write_bytes(random.Random(version).randbytes(100_000))
+                cli("snapshot", "--wait")
+                wait_for(lambda v=version: (tmp_path / "disk").exists() and listed(cli, v))
+            assert daemon.poll() is None
+            (told,) = status()["models"]
+            assert "hangs" in str(told)
+            mount.faults()
+            # By itself, when the mount answers again; asked for here, so that nobody has to wait.
+            wait_for(lambda: cli("sync", "--to", "nas").code == 0)
+            daemon.terminate()
+            assert daemon.wait(60) == 0
+        cli.ok("check", "--target", "nas", "--read-data")
+        assert listed(cli, 3, "nas")
+
+
+def listed(cli: CommandLine, version: int, target: str = "disk") -> bool:
+    found = cli.ok("list", "--json").document["snapshots"]
+    return any(one["version"] == version and target in one["targets"] for one in found)
