@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,15 @@ from tests.support.repositories import (
 ENVIRONMENT = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent"}
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that other users can reach: pytest closes its own whenever a run of it begins."""
+    folder = Path(tempfile.mkdtemp(prefix="backupd-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 def wish(case: Case, mode: str, scheme: str = "params") -> CodeWish:
     settings = CodeSettings(case.code, mode)
     return CodeWish(settings, scheme, (Path("/nowhere/model"),), False, ENVIRONMENT)
@@ -37,10 +49,9 @@ def record(version: int, code: dict[str, object]) -> SnapshotRecord:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_repository_in_any_state_is_recorded_and_left_as_it_was(
-    name: str, tmp_path: Path
+    name: str, open_path: Path
 ) -> None:
-    tmp_path.chmod(0o755)
-    case = CASES[name](tmp_path / "code")
+    case = CASES[name](open_path / "code")
     before = fingerprint(case.code, objects=True) if case.readable else {}
     told: list[str] = []
     for scheme in ("params", "everything"):
@@ -57,7 +68,7 @@ def test_a_repository_in_any_state_is_recorded_and_left_as_it_was(
         assert not [note for note in told if "left out" not in note], told
     wanted = ""
     if case.readable and case.whole:
-        wanted = expected_tree(case.code, tmp_path / "copy")
+        wanted = expected_tree(case.code, open_path / "copy")
     made = commit_once(case, 1, None, told)
     assert bool(made) == case.commits, told
     for words in case.notes:
@@ -70,11 +81,12 @@ def test_a_repository_in_any_state_is_recorded_and_left_as_it_was(
     if made:
         assert_commit_is_right(case, made, wanted)
         again = commit_once(case, 2, made, told)
+        assert again, told
         assert (
             git(case.code, "-c", "safe.directory=*", "rev-parse", "backupd/m~1").decode().strip()
             == (made.code["side_commit"])
         )
-        assert again and fingerprint(case.code, objects=False) == now
+        assert fingerprint(case.code, objects=False) == now
 
 
 def commit_once(
@@ -109,9 +121,8 @@ def assert_commit_is_right(case: Case, made: SnapshotRecord, wanted: str) -> Non
     assert ".env" not in listed and "weights.bin" not in listed
 
 
-def test_what_is_written_for_another_user_belongs_to_that_user(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    case = CASES["of another user"](tmp_path / "code")
+def test_what_is_written_for_another_user_belongs_to_that_user(open_path: Path) -> None:
+    case = CASES["of another user"](open_path / "code")
     assert commit_once(case, 1, None, [])
     owners = {
         os.lstat(os.path.join(base, name)).st_uid
@@ -122,15 +133,11 @@ def test_what_is_written_for_another_user_belongs_to_that_user(tmp_path: Path) -
 
 
 def test_a_plain_user_records_a_repository_of_another_and_reads_no_more_than_it_may(
-    tmp_path: Path,
+    open_path: Path,
 ) -> None:
-    tmp_path.chmod(0o755)
-    case = CASES["dirty in every way"](tmp_path / "code")
+    case = CASES["dirty in every way"](open_path / "code")
     (case.code / "secret.txt").write_text("of root alone\n")
     (case.code / "secret.txt").chmod(0o600)
-    for above in tmp_path.parents:
-        if str(above).startswith("/tmp/"):
-            above.chmod(above.stat().st_mode | 0o055)
     with capture_code(wish(case, "record")) as capture:
         list(capture.files())  # and all modules are there, whatever that user may read
     before = fingerprint(case.code, objects=True)
@@ -157,10 +164,9 @@ def test_a_plain_user_records_a_repository_of_another_and_reads_no_more_than_it_
 
 
 def test_a_repository_cannot_name_what_root_alone_may_read_as_its_work_tree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path.chmod(0o755)
-    case = CASES["of another user"](tmp_path / "code")
+    case = CASES["of another user"](open_path / "code")
     git(case.code, "-c", "safe.directory=*", "config", "core.worktree", "/")
     # As in systemd's sandbox, where root can become nobody else.
     monkeypatch.setattr("backupd.capture.provenance.code.may_become", lambda account: False)

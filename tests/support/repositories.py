@@ -554,7 +554,3 @@ def give_away(folder: Path) -> None:
         for name in (*folders, *names):
             os.lchown(os.path.join(base, name), OTHER_USER, OTHER_USER)
     os.lchown(folder, OTHER_USER, OTHER_USER)
-    # The way there must be open to them.
-    for above in folder.parents:
-        if above.stat().st_uid == os.geteuid() and above != Path("/"):
-            above.chmod(above.stat().st_mode | 0o055)

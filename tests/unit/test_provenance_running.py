@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from backupd.capture.provenance.git import without_credentials
-from backupd.capture.provenance.running import Account, ProgramError, Programs, account_of
+from backupd.capture.provenance.running import (
+    Account,
+    ProgramError,
+    Programs,
+    account_of,
+    working_folder,
+)
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/home/x", "GIT_DIR": "/evil", "LD_PRELOAD": "/x"}
 OTHER = Account(12345, 12345, (), "/", "12345")
@@ -91,3 +97,18 @@ def test_programs_run_as_the_owner_of_the_folder(tmp_path: Path) -> None:
 )
 def test_addresses_are_kept_without_credentials(address: str, shown: str) -> None:
     assert without_credentials(address) == shown
+
+
+def test_what_a_killed_run_left_is_swept_a_day_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Programs
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old, young, other = (tmp_path / f"{name}" for name in ("backupd-code-a", "backupd-code-b", "x"))
+    for folder in (old, young, other):
+        (folder / "objects").mkdir(parents=True)
+        (folder / "objects" / "x").write_text("x")
+    for folder in (old, other):
+        os.utime(folder, (1, 1))
+    with working_folder(programs) as folder:
+        assert os.listdir(folder) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backupd-code-b", "x"]

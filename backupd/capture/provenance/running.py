@@ -5,10 +5,12 @@ time, in an environment that is made here, with as much of their answer as was a
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from backupd.errors import BackupdError
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FOLDER = "backupd-code-"
 _QUICK_SECONDS = 10.0
+_LEFT_SECONDS = 86_400.0
 _SAID_BYTES = 4096
 _SAID_LINES = 3
 MOST_BYTES = 64 << 20
@@ -182,6 +185,7 @@ def working_folder(programs: Programs) -> Iterator[bytes]:
 
     Raises `ProgramError`.
     """
+    _sweep(tempfile.gettempdir(), programs.account)
     if programs.account is None:
         with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
             yield os.fsencode(folder)
@@ -196,6 +200,21 @@ def working_folder(programs: Programs) -> Iterator[bytes]:
             programs.run(["rm", "--recursive", "--force", "--", made])
         except ProgramError:
             pass  # what was asked is answered; the folder is small, and in no one's way
+
+
+def _sweep(where: str, account: Account | None) -> None:
+    """Remove what a run that was killed left behind a day ago or earlier."""
+    owner = os.geteuid() if account is None else account.uid
+    try:
+        with os.scandir(where) as entries:
+            ours = [entry for entry in entries if entry.name.startswith(_FOLDER)]
+        for entry in ours:
+            found = entry.stat(follow_symlinks=False)
+            old = time.time() - found.st_mtime > _LEFT_SECONDS
+            if old and found.st_uid == owner and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+    except OSError:
+        return  # the next run tries again
 
 
 def _named(arguments: Sequence[str | bytes]) -> str:
