@@ -181,15 +181,8 @@ class _Repair:
         # Bases first: with them the deltas that stand on them are whole again.
         blobs = tuple(dict.fromkeys(wound.blob_id for wound in wounds))
         homes = {b: frozenset(c.pack_id for c in found.copies(b, plain=False)) for b in blobs}
-        hurt = Counter(pack_id for packs_of in homes.values() for pack_id in packs_of)
         packs = [
-            PackDamage(
-                pack_id,
-                found.problem_of(pack_id),
-                there=pack_id in found.present,
-                marked=found.index.avoids(pack_id),
-                wounds=hurt[pack_id],
-            )
+            PackDamage(pack_id, found.problem_of(pack_id), found.index.avoids(pack_id))
             for pack_id in sorted(found.hurt_packs)
         ]
         damage = Damage(packs, blobs, homes, problems, frozenset(superseded), len(found.unnamed))

@@ -27,17 +27,11 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PackDamage:
-    """One pack that is not what it should be; `there` says that there are bytes of it.
-
-    `marked` says that prune will delete it, `wounds` how many needed blobs lie in it that have
-    no other lasting copy.
-    """
+    """One pack that is not what it should be; `marked` says that prune will delete it."""
 
     pack_id: bytes
     problem: str
-    there: bool
     marked: bool
-    wounds: int
 
 
 @dataclass(frozen=True, slots=True)

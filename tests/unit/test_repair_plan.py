@@ -19,7 +19,7 @@ A, B, C = bytes(32), b"b" * 32, b"c" * 32
 
 
 def damaged(pack_id: bytes, *, marked: bool = False) -> PackDamage:
-    return PackDamage(pack_id, "is missing", there=False, marked=marked, wounds=1)
+    return PackDamage(pack_id, "is missing", marked)
 
 
 def test_a_pack_comes_back_under_its_name_where_another_target_has_it() -> None:
