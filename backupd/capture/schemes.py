@@ -96,10 +96,12 @@ class Classifier:
             if patterns.excludes(path, folder=False) or _below(patterns, path):
                 return Classified(frozenset({role}), "a pattern of the configuration says so")
         text = path.decode("utf-8", "replace").lower()
-        for roles, pattern, regex in _COMPILED:
-            if regex.fullmatch(text):
-                return Classified(frozenset(roles), f"its name fits {pattern}")
-        if _OPEN.fullmatch(text):
+        name = text.rpartition("/")[2]
+        number = min(_number(_BY_NAME.fullmatch(name)), _number(_BY_FOLDER.fullmatch(text)))
+        if number < len(_PATTERNS):
+            roles, pattern = _PATTERNS[number]
+            return Classified(frozenset(roles), f"its name fits {pattern}")
+        if _OPEN.fullmatch(name):
             return _by_tensors(peek()) or Classified(frozenset({_W}), "of its ending")
         if size >= _SNIFFED_BYTES:
             layout = peek()
@@ -142,15 +144,25 @@ def _split(line: str) -> Iterable[str]:
 
 
 def _regex(pattern: str) -> str:
-    """A pattern as a regular expression for a whole path: `*` and `?` stay within a name."""
+    """A pattern as a regular expression: `*` and `?` stay within a name."""
     body = re.escape(pattern).replace(r"\?", "[^/]")
-    body = body.replace(r"/\*\*", "/.*").replace(r"\*", "[^/]*")
-    return f"(?:.*/)?{body}"
+    return body.replace(r"/\*\*", "/.*").replace(r"\*", "[^/]*")
 
 
-_COMPILED = [
-    (roles, pattern, re.compile(_regex(pattern), re.DOTALL))
-    for roles, line in NAMES
-    for pattern in _split(line)
-]
+def _one_of(numbered: Iterable[tuple[int, str]]) -> re.Pattern[str]:
+    """One expression for all patterns, the first that fits in a group named by its number."""
+    parts = "|".join(f"(?P<n{number}>{_regex(pattern)})" for number, pattern in numbered)
+    return re.compile(parts, re.DOTALL)
+
+
+def _number(match: re.Match[str] | None) -> int:
+    return len(_PATTERNS) if match is None else int((match.lastgroup or "n0")[1:])
+
+
+_PATTERNS = [(roles, pattern) for roles, line in NAMES for pattern in _split(line)]
+_NUMBERED = [(number, pattern) for number, (_, pattern) in enumerate(_PATTERNS)]
+_BY_NAME = _one_of((number, pattern) for number, pattern in _NUMBERED if "/" not in pattern)
+_BY_FOLDER = re.compile(
+    rf"(?:.*/)?(?:{_one_of(item for item in _NUMBERED if '/' in item[1]).pattern})", re.DOTALL
+)
 _OPEN = re.compile("|".join(map(_regex, _split(OPEN_NAMES))), re.DOTALL)

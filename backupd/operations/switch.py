@@ -176,10 +176,9 @@ class _Switch:
     def carry_out(self, *, force: bool) -> SwitchReport:
         """The steps."""
         saved, saved_anew, standing = None, False, None
-        present: list[TreeEntry] = []
         if os.path.isdir(self.root):
             saved, saved_anew, standing = self._save(force=force)
-            present = list(iterate_files(saved))
+        present = iterate_files(saved) if saved else ()
         local = LocalFiles(os.fsencode(self.root), present)
         carried = self._carried(local) if standing else []
         linkable = not force  # a writer that goes on would write into the version
@@ -187,7 +186,7 @@ class _Switch:
         try:
             self.journal.write(plan)
             self._build(local, carried, may_link=linkable)
-            self._put_in_place(plan, standing)
+            self._put_in_place(plan, standing, force=force)
         except BaseException:
             # A switch that was killed is ended by the next; one that failed, here.
             finish_left(self.installation, self.model.name, self.journal, self.notes.append)
@@ -311,10 +310,14 @@ class _Switch:
             head=Head(self.version.info.version, self._highest(), came_from),
         )
 
-    def _put_in_place(self, plan: Plan, standing: Standing | None) -> None:
+    def _put_in_place(self, plan: Plan, standing: Standing | None, *, force: bool) -> None:
         root = os.fsencode(self.root)
-        if standing and look_at(root).digest != standing.digest:
-            raise _written_to(self.model)
+        if standing:
+            now = look_at(root)
+            if now.digest != standing.digest:
+                raise _written_to(self.model)
+            if not force:
+                refuse_writers(root, now)  # who began while the version was built
         plan = replace(plan, new_inode=os.lstat(self.staged).st_ino)
         self.journal.write(plan)
         swapper = Swapper(self.journal, plan)

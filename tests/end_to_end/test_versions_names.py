@@ -38,6 +38,9 @@ def test_every_command_takes_a_rendered_name(backupd: CommandLine, tmp_path: Pat
     assert "weights.bin" in backupd.ok("diff", first, name).out
     backupd.ok("restore", first, "--to", tmp_path / "out")
     assert (tmp_path / "out" / "weights.bin").exists()
+    backupd.ok("switch", "llama", first)
+    backupd.ok("switch", "llama", name)
+    assert backupd.ok("log", "llama", "--json").document["versions"][0]["here"]
     backupd.ok("label", name, "release=1.0")
     assert "release=1.0" in backupd.ok("show", "llama@v2").out
     backupd.ok("forget", first)

@@ -37,6 +37,7 @@ from backupd.repository.layout import pack_name
 from backupd.repository.pack import TABLE_ASSOCIATED, PackBuilder, read_table
 from backupd.repository.records import BlobKind, BlobRecord, parse_table, table_bytes, table_size
 from backupd.repository.snapshots import (
+    LeftOut,
     SnapshotName,
     SnapshotRecord,
     amended,
@@ -116,6 +117,11 @@ records = st.builds(
     made_by=words,
     step=st.none() | st.integers(0, 10**12),
     epoch=st.none() | st.floats(0, 1e9),
+    scheme=words,
+    left_out=st.lists(
+        st.builds(LeftOut, words, sizes, sizes, st.lists(words, max_size=2).map(tuple)), max_size=2
+    ).map(tuple),
+    ancestry=st.lists(st.tuples(sizes, sizes), max_size=3).map(tuple),
 )
 
 
