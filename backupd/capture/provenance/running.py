@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,15 +184,16 @@ def working_folder(programs: Programs) -> Iterator[bytes]:
 
     Raises `ProgramError`.
     """
-    _sweep(tempfile.gettempdir(), programs.account)
     if programs.account is None:
-        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+        with tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True) as folder:
+            _sweep(os.fsencode(folder))
             yield os.fsencode(folder)
         return
     # Made and removed by its owner: systemd's sandbox takes away the right to hand it over.
     template = os.path.join(tempfile.gettempdir(), _FOLDER + "XXXXXXXXXX")
     made = programs.run(["mktemp", "--directory", template]).rstrip(b"\n")
     try:
+        _sweep(made)
         yield made
     finally:
         try:
@@ -202,16 +202,16 @@ def working_folder(programs: Programs) -> Iterator[bytes]:
             pass  # what was asked is answered; the folder is small, and in no one's way
 
 
-def _sweep(where: str, account: Account | None) -> None:
-    """Remove what a run that was killed left behind a day ago or earlier."""
-    owner = os.geteuid() if account is None else account.uid
+def _sweep(made: bytes) -> None:
+    """Remove what runs that were killed left beside a new folder, a day before it or earlier."""
     try:
-        with os.scandir(where) as entries:
-            ours = [entry for entry in entries if entry.name.startswith(_FOLDER)]
+        new = os.stat(made)
+        with os.scandir(os.path.dirname(made)) as entries:
+            ours = [entry for entry in entries if entry.name.startswith(_FOLDER.encode())]
         for entry in ours:
             found = entry.stat(follow_symlinks=False)
-            old = time.time() - found.st_mtime > _LEFT_SECONDS
-            if old and found.st_uid == owner and entry.is_dir(follow_symlinks=False):
+            old = new.st_mtime - found.st_mtime > _LEFT_SECONDS
+            if old and found.st_uid == new.st_uid and entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
     except OSError:
         return  # the next run tries again
