@@ -2,7 +2,7 @@
 
 The caller's thread reads and cuts; workers hash, encode and seal; packs are put behind them.
 Queues between them are bounded by the frames there are, so memory does not depend on the size of
-a model: `(workers + 2)` frames of a chunk's most bytes, and the writer's pack buffers.
+a model: `(workers + 1)` frames of a chunk's most bytes, and the writer's pack buffers.
 Entries come out in the order in which files went in.
 """
 
@@ -103,7 +103,7 @@ class FileStore:
         self._frames: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         # A tensor's piece may be longer than what is cut by content.
         self._frame_size = HEADROOM + max(parameters.max_size, PIECE_SIZE)
-        self._frames_left = workers + 2
+        self._frames_left = workers + 1
         self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._small_frame = memoryview(mmap.mmap(-1, HEADROOM + self._whole_size))
         self._small_stream = writer.stream()
