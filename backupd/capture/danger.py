@@ -71,6 +71,8 @@ _HARMLESS = re.compile(
     r"|_codecs\.encode|numpy\.(?:_core|core)\.(?:multiarray\.(?:scalar|_reconstruct)"
     r"|numeric\._frombuffer)|numpy\.dtypes\.\w+|numpy\.(?:dtype|ndarray|[a-z]+\d*_?)"
     r"|datetime\.(?:datetime|date|time|timedelta|timezone)|copyreg\._reconstructor"
+    r"|numpy\.random\.(?:_pickle|_pcg64|_mt19937|_philox|_sfc64|bit_generator|mtrand)\.\w+"
+    r"|torch\.per_\w+_affine\w*|torch\.jit\._pickle\.\w+|__torch__\.[\w.]+"
     r"|copy_reg\._reconstructor|argparse\.Namespace|pathlib\.\w*Path"
 )
 
