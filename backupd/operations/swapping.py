@@ -7,6 +7,7 @@ written to it in the meantime.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -207,24 +208,28 @@ def rename_exchange(one: str, other: str) -> bool:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder with all that is in it, also what its own modes protect."""
+    """Remove a folder with all that is in it, also where folders in it are read-only.
+
+    Files keep their modes: one may be another name of a file that is in use elsewhere. Raises
+    `BackupdError` where something stays.
+    """
 
     def loosen(function: Callable[[str], object], path: str, error: object) -> None:
-        try:
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700, follow_symlinks=False)
-        except (OSError, NotImplementedError):
-            pass
-        try:
+        for place in (os.path.dirname(path), path):
+            if os.path.isdir(place) and not os.path.islink(place):
+                with contextlib.suppress(OSError):
+                    os.chmod(place, 0o700)
+        with contextlib.suppress(OSError):
             if os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 os.unlink(path)
-        except OSError:
-            pass
 
     if os.path.lexists(folder):
         shutil.rmtree(folder, onerror=loosen)
+    if os.path.lexists(folder):
+        # What was emptied by the handler may be removed now.
+        shutil.rmtree(folder, ignore_errors=True)
     if os.path.lexists(folder):
         raise BackupdError(
             f"{shown(os.fsencode(folder))} cannot be removed",

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from backupd.operations import local_files, standing, swapping
 from backupd.operations import switch as switching
 from backupd.operations.resolve import resolve
 from backupd.operations.switch import SwitchReport, find_version, switch, undone_version
+from tests.support.killing import killed_in_child
 from tests.support.switching import (
     attest,
     killed_at_step,
@@ -27,7 +29,7 @@ from tests.support.switching import (
     two_versions,
     without_exchange,
 )
-from tests.support.world import MODEL, World, manifest_of
+from tests.support.world import MODEL, World, make_world, manifest_of
 
 MOMENTS = 12
 
@@ -312,3 +314,37 @@ def test_the_report_adds_up(world: World) -> None:
     assert files == report.version.file_count
     sizes = report.shared.size_bytes + report.copied.size_bytes + report.fetched.size_bytes
     assert sizes == report.version.size_bytes
+
+
+def test_a_user_who_is_not_root_loses_no_mode_and_no_read_only_folder(world: World) -> None:
+    """What is removed has other names in the new folder, whose modes are the same file's."""
+    # So that all is imported: the child may not be let to where Python lies.
+    switched(world, "v1")
+    world.findings()
+    base = Path(tempfile.mkdtemp(prefix="backupd-switch-"))
+    os.chown(base, 65534, 65534)
+
+    def child() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        world = make_world(base / "world", size=50_000)
+        kept = world.model_path / "read-only"
+        (kept / "deep").mkdir(parents=True)
+        (kept / "deep" / "file").write_text("kept")
+        (kept / "deep" / "file").chmod(0o444)
+        (kept / "deep").chmod(0o555)
+        kept.chmod(0o555)
+        world.snapshot()
+        (world.model_path / "weights.bin").write_bytes(b"other")
+        world.snapshot()
+        for version in (1, 2, 1):
+            switched(world, f"v{version}")
+            assert manifest_of(world.model_path) == world.expected[version]
+        assert world.listed() == [1, 2]
+        assert [n for n in os.listdir(world.root) if n.startswith(".backupd")] == []
+
+    try:
+        assert not killed_in_child(child)
+    finally:
+        swapping.remove(str(base))
