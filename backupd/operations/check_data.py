@@ -123,6 +123,8 @@ class _Reading:
             self._read_pack(reader, pack_id)
         except TargetUnreachableError:
             raise
+        except ColdError:
+            self._found.cold.add(pack_id)  # since it was listed, or put there just now
         except BackupdError as error:
             self._found.bad_packs[pack_id] = self._found.find(pack_name(pack_id), error.message)
         self._progress.advance(self._found.present[pack_id], 1)

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,12 @@ from backupd.config.settings import LocalTarget, S3Target
 from backupd.operations.check import check
 from backupd.operations.forget import forget_snapshots
 from backupd.operations.prune import prune
+from backupd.operations.repair import repair
 from backupd.operations.replicate import replicate
 from backupd.operations.setup import initialise
 from tests.rigs.command_line import CommandLine
 from tests.rigs.glacier import Glacier, glacier
-from tests.rigs.servers import S3Server
+from tests.rigs.servers import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.world import MODEL, PACK_SIZE, World, make_world, manifest_of
 
 DAY = 86_400.0
@@ -86,6 +88,13 @@ def cli(tmp_path: Path) -> CommandLine:
     home = tmp_path / "home"
     home.mkdir()
     return CommandLine(home, in_process=True)
+
+
+def boto_client(frozen: Frozen) -> Any:
+    """A client that goes past the proxy."""
+    assert frozen.disk.credentials_file is not None
+    server = S3Server(f"http://{frozen.proxy.upstream}", ACCESS_KEY, SECRET_KEY)
+    return server.client()
 
 
 def cold_packs(frozen: Frozen) -> set[str]:
@@ -205,3 +214,17 @@ def test_check_sync_and_prune_do_not_trip_over_cold_packs(frozen: Frozen, tmp_pa
             frozen.proxy.asked.setdefault(path, (0.0, "Standard"))
         (result,) = replicate(installation, "disk", "copy")
         assert not result.error
+        # A cold pack that is lost comes back from the copy, under its name and then in a new one.
+        client = boto_client(frozen)
+        frozen.proxy.thaw_seconds = 3600.0
+        frozen.proxy.asked.clear()
+        with_bucket = f"/{frozen.disk.bucket}/"
+        lost = [path.removeprefix(with_bucket) for path in sorted(cold_packs(frozen))]
+        there = [info.name for info in installation.target("disk").list("packs/") if info.cold]
+        lost = [key for key in lost if key.removeprefix("box1/") in there][:2]
+        for key in lost:
+            client.delete_object(Bucket=frozen.disk.bucket, Key=key)
+        assert not check(installation, "disk").clean
+        mended = repair(installation, "disk", sources=["copy"])
+        assert mended.mended and not mended.lost
+        assert check(installation, "disk", read_data_percent=100).clean
