@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import tzinfo
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, tzinfo
 
 from backupd.config.settings import ModelSettings
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, DamagedError, TargetError
 from backupd.operations.append_only import append_only
 from backupd.operations.catalog import info_of
 from backupd.operations.installation import Installation
+from backupd.operations.names import templates_for
 from backupd.operations.owed import candidate_of
 from backupd.operations.reports import ForgetItem, ForgetReport
 from backupd.operations.resolve import resolve
 from backupd.policy.retention import decide
+from backupd.policy.spec import Kind, parse_spec
 from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.snapshots import SnapshotName, SnapshotRecord
 
 
 def forget_by_policy(
@@ -86,22 +89,66 @@ def forget_snapshots(
 ) -> ForgetReport:
     """Forget the named snapshots wherever they are listed, whatever the policies say.
 
-    All are found before the first is forgotten. Raises `NotFoundError` and `UsageError`.
+    All are found before the first is forgotten. One that is damaged beyond reading is forgotten by
+    its version, as nothing could be pruned while it stands there. Raises `NotFoundError` and
+    `UsageError`, and `DamagedError` where a damaged one is meant and not named by its version.
     """
-    snapshots = [resolve(installation, spec) for spec in specs]
+    meant: list[tuple[str, StoredSnapshot]] = []
+    for spec in specs:
+        try:
+            snapshot = resolve(installation, spec)
+        except DamagedError:
+            unreadable = list(_unreadable(installation, spec))
+            if not unreadable:
+                raise
+            meant += unreadable
+            continue
+        meant += [(target, snapshot.stored) for target in snapshot.info.targets]
+        others = installation.settings.targets.keys() - set(snapshot.info.targets)
+        meant += _damaged_as(installation, snapshot.stored.record, others)
     forgotten = []
     left = append_only(installation.settings, installation.settings.targets)
-    listed = {target for snapshot in snapshots for target in snapshot.info.targets}
-    for snapshot in snapshots:
-        for target in snapshot.info.targets:
-            if target in left:
-                continue
-            forgotten.append(ForgetItem(target, snapshot.info, ()))
-            if not dry_run:
-                installation.repository(target).forget(snapshot.stored.name, by_hand=True)
+    listed = {target for target, _ in meant}
+    for target, stored in meant:
+        if target in left:
+            continue
+        forgotten.append(ForgetItem(target, info_of(stored, (target,)), ()))
+        if not dry_run:
+            installation.repository(target).forget(stored.name, by_hand=True)
     return ForgetReport(
         (),
         tuple(forgotten),
         dry_run,
         append_only=tuple(target for target in left if target in listed),
     )
+
+
+def _unreadable(installation: Installation, spec: str) -> Iterator[tuple[str, StoredSnapshot]]:
+    """The damaged snapshots that are meant by version, with the target each stands on."""
+    zone = datetime.now().astimezone().tzinfo
+    assert zone is not None
+    templates = templates_for(installation.settings, spec)
+    for reading in parse_spec(spec, templates=templates, timezone=zone):
+        if reading.kind is Kind.VERSION:
+            host = reading.host or installation.settings.host
+            record = SnapshotRecord(host, reading.model, reading.version, 0.0, b"", ())
+            yield from _damaged_as(installation, record, installation.settings.targets)
+
+
+def _damaged_as(
+    installation: Installation, record: SnapshotRecord, targets: Iterable[str]
+) -> Iterator[tuple[str, StoredSnapshot]]:
+    """Those of the targets on which the snapshot of that name is damaged."""
+    for target in targets:
+        try:
+            repository = installation.repository(target)
+        except BackupdError:
+            continue  # away, or damaged as a whole: nothing is forgotten there
+        folder = repository.secrets.model_folder(record.host, record.model)
+        name = SnapshotName(folder, record.version)
+        try:
+            repository.read_snapshot(name)
+        except DamagedError:
+            yield target, StoredSnapshot(name, record, "")
+        except TargetError:
+            continue

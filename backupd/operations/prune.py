@@ -152,7 +152,7 @@ def _survey(
 def _refusal(repository: Repository, why: str) -> DamagedError:
     return DamagedError(
         f"{repository.name} is not pruned, as it is not known what all snapshots need: {why}",
-        hint="run 'backupd check', then mend the damage or forget the snapshots it names",
+        hint="run 'backupd repair'; what it cannot mend, 'backupd forget MODEL@vN' gives up",
     )
 
 

@@ -99,7 +99,7 @@ def _refuse_in_place_of_damaged(
         if meant:
             raise DamagedError(
                 f"{wanted.model}@v{name.version} cannot be read from {target}: {why}",
-                hint="name another version; 'backupd list' shows those that can be read",
+                hint="'backupd repair' may mend it; 'backupd list' shows those that can be read",
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.errors import DamagedError
 from backupd.operations.catalog import set_labels
 from backupd.operations.check import check
 from backupd.operations.forget import forget_snapshots
@@ -219,4 +220,33 @@ def test_a_pack_of_which_nobody_knows_what_it_holds_goes_after_the_grace(world: 
             prune(installation, "disk", grace_seconds=0)
         assert not check(installation, "disk", read_data_percent=100).findings
     assert not strange.exists()
+    whole(world)
+
+
+def test_a_snapshot_that_nobody_can_mend_is_forgotten_by_its_version(world: World) -> None:
+    for folder in ("repo", "copy1"):
+        for path in (world.root / folder).glob("snapshots/*/0000000002"):
+            path.write_bytes(path.read_bytes()[:30])
+    report = mend(world)
+    assert [f.object_name for f in report.lost if f.object_name.endswith("/0000000002")]
+    with world.open() as installation:
+        with pytest.raises(DamagedError, match="not pruned"):
+            prune(installation, "disk", grace_seconds=0)
+        planned = forget_snapshots(installation, [f"{MODEL}@v2"], dry_run=True)
+        done = forget_snapshots(installation, [f"{MODEL}@v2"])
+        assert {item.target for item in done.forgotten} == {"disk", "copy1"}
+        assert planned.forgotten == done.forgotten
+        prune(installation, "disk", grace_seconds=0)
+    del world.expected[2]
+    whole(world)
+
+
+def test_a_snapshot_that_is_damaged_on_one_target_is_forgotten_on_all(world: World) -> None:
+    for path in (world.root / "repo").glob("snapshots/*/0000000002"):
+        path.write_bytes(b"")
+    with world.open() as installation:
+        done = forget_snapshots(installation, [f"{MODEL}@v2"])
+        assert {item.target for item in done.forgotten} == {"disk", "copy1"}
+        prune(installation, "disk", grace_seconds=0)
+    del world.expected[2]
     whole(world)
