@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import inputs, report, rounds
 from benchmarks.measure import CommandFailedError
 from benchmarks.peers import PEERS, Peer
+from benchmarks.promises import promises
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -135,6 +136,11 @@ def _measure(options: argparse.Namespace) -> int:
             )
         if options.markdown:
             options.markdown.write_text("\n".join(tables))
+    held = promises(results)
+    if held:
+        print(held)
+        if options.markdown:
+            options.markdown.write_text("\n".join([*tables, held]))
     return 0
 
 

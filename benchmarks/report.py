@@ -101,7 +101,7 @@ def markdown(
             lines += [
                 f"Times better than {reference} (above 1 is better):",
                 "",
-                *_table(
+                *markdown_table(
                     ["", *names], [[row.title, *_ratios(row, names, reference)] for row in held]
                 ),
                 "",
@@ -109,7 +109,7 @@ def markdown(
     lines += [
         "Measured: median (minimum to maximum):",
         "",
-        *_table(
+        *markdown_table(
             ["", *names],
             [[f"{row.title}, {row.unit}", *_spread(row, names)] for row in table],
         ),
@@ -189,7 +189,8 @@ def _spread(row: Row, names: Sequence[str]) -> list[str]:
     return cells
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; all columns but the first are set to the right."""
     widths = [max(len(line[at]) for line in (header, *body)) for at in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
