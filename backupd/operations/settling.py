@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from backupd.capture.containers.bounded import BoundedFile, TruncatedError, read_at_descriptor
 from backupd.capture.folders import name_of, parent_of
+from backupd.capture.metadata import TICK_NS
 from backupd.capture.openness import FileId, find_writers
 from backupd.capture.reading import open_for_capture
 from backupd.capture.scan import LeftOutError, Scan, Scanned, ScanOptions, Skipped
@@ -49,7 +50,7 @@ def settle(
     since = clock() if settling.since is None else settling.since
     said = ""
     while True:
-        look = _Look(root, options, previous)
+        look = _Look(root, options, previous, clock, stop)
         now = clock()
         # A clock that was set back does not make the wait longer than it is.
         waited = max(now - since, 0.0)
@@ -69,7 +70,14 @@ def settle(
 class _Look:
     """One look at the whole folder: what changed, and what its structure says."""
 
-    def __init__(self, root: bytes, options: ScanOptions, previous: Previous) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        options: ScanOptions,
+        previous: Previous,
+        clock: Callable[[], float],
+        stop: threading.Event,
+    ) -> None:
         self.observed: list[Observed] = []
         self._folders: dict[bytes, dict[bytes, Member]] = {}
         self._changed_folders: dict[bytes, float] = {}
@@ -94,6 +102,12 @@ class _Look:
             for folder in linked:
                 self._folders.pop(folder, None)
             if self._candidates or self._changed_folders.keys() & self._folders.keys():
+                now_ns = int(clock() * 1e9)
+                if any(
+                    0 <= now_ns - c.stat.st_ctime_ns <= TICK_NS for c in self._candidates.values()
+                ):
+                    # A write that follows within the same tick would leave the ctime as it is.
+                    stop.wait(TICK_NS / 1e9)
                 self._judge(scan)
 
     def _take(self, item: Scanned, same: bool) -> None:

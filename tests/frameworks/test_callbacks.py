@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import statistics
@@ -18,6 +17,8 @@ from typing import Any
 import pytest
 
 from backupd import client
+from backupd.daemon.client import list_snapshots
+from backupd.operations.reports import SnapshotInfo
 from tests.frameworks import writers
 
 pytestmark = pytest.mark.frameworks
@@ -75,21 +76,17 @@ def to_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(client, "_SENDER", client._Sender())
 
 
-def snapshots(root: Path) -> list[dict[str, Any]]:
-    found = command(root, "--json", "list", "llama-ft")
-    assert found.returncode == 0, found.stderr
-    listed: list[dict[str, Any]] = json.loads(found.stdout)["snapshots"]
-    return listed
+def with_step(root: Path, step: int) -> list[SnapshotInfo]:
+    return [one for one in list_snapshots(root / "state", model="llama-ft") if one.step == step]
 
 
-def last_with_step(root: Path, step: int) -> dict[str, Any]:
+def last_with_step(root: Path, step: int) -> SnapshotInfo:
     """The snapshot of the last save, which the daemon takes in its own time."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = [one for one in snapshots(root) if one["step"] == step]
-        if found:
+        if found := with_step(root, step):
             return found[-1]
-        time.sleep(0.3)
+        time.sleep(0.2)
     raise AssertionError((root / "daemon.log").read_text()[-3000:])
 
 
@@ -161,9 +158,9 @@ def test_each_library_tells_step_metrics_and_labels(library: str, tmp_path: Path
     with daemon(tmp_path, metric):
         steps = train(tmp_path / "run")
         found = last_with_step(tmp_path, steps)
-        assert found["labels"] == {"by": "trainer"}
-        assert metric in found["metrics"]
-        assert found["incomplete"] == []
+        assert found.labels == {"by": "trainer"}
+        assert metric in found.metrics
+        assert found.incomplete == ()
         best = command(tmp_path, "--json", "show", "llama-ft@best")
         assert best.returncode == 0, best.stderr
 
@@ -217,11 +214,11 @@ def test_while_the_trainer_writes_no_snapshot_is_taken(tmp_path: Path) -> None:
         with client.writing("llama-ft"):
             client.snapshot("llama-ft", step=1)
             time.sleep(2.5)
-            assert not [one for one in snapshots(tmp_path) if one["step"] == 1]
+            assert not with_step(tmp_path, 1)
             import numpy as np
 
             np.save(tmp_path / "run" / "last.npy", np.zeros(100))
-        assert last_with_step(tmp_path, 1)["incomplete"] == []
+        assert last_with_step(tmp_path, 1).incomplete == ()
 
 
 def test_a_trainer_that_dies_while_it_writes_lets_go(tmp_path: Path) -> None:
