@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from backupd.capture.folders import OWN_TEMPORARY_PREFIX, shown
 from backupd.capture.scan import Scan, ScanOptions, SkipKind, Skipped
@@ -39,19 +39,21 @@ class SwitchReport:
     """The end of one switch.
 
     `version` is what the folder is now, `saved` the snapshot of what it was, None where there was
-    no folder. `shared` files take no new room, `copied` ones were read from the old folder,
-    `fetched` ones from a target. `carried` paths are kept by no snapshot, and stayed.
+    no folder. With `already` the folder was the version, and nothing was done. `shared` files take
+    no new room, `copied` ones were read from the old folder, `fetched` ones from a target.
+    `carried` paths are kept by no snapshot, and stayed.
     """
 
     model: str
     version: SnapshotInfo
     saved: SnapshotInfo | None
     saved_anew: bool
-    shared: Taken
-    copied: Taken
-    fetched: Taken
-    carried: int
-    notes: tuple[str, ...]
+    already: bool = False
+    shared: Taken = field(default_factory=Taken)
+    copied: Taken = field(default_factory=Taken)
+    fetched: Taken = field(default_factory=Taken)
+    carried: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def find_version(
@@ -178,6 +180,8 @@ class _Switch:
         saved, saved_anew, standing = None, False, None
         if os.path.isdir(self.root):
             saved, saved_anew, standing = self._save(force=force)
+        if saved is not None and saved.info.id == self.version.info.id:
+            return self._report(saved, saved_anew=False, already=True)
         present = iterate_files(saved) if saved else ()
         local = LocalFiles(os.fsencode(self.root), present)
         carried = self._carried(local) if standing else []
@@ -191,15 +195,23 @@ class _Switch:
             # A switch that was killed is ended by the next; one that failed, here.
             finish_left(self.installation, self.model.name, self.journal, self.notes.append)
             raise
+        return replace(
+            self._report(saved, saved_anew=saved_anew),
+            shared=local.shared,
+            copied=local.copied,
+            carried=len(carried),
+        )
+
+    def _report(
+        self, saved: ResolvedSnapshot | None, *, saved_anew: bool, already: bool = False
+    ) -> SwitchReport:
         return SwitchReport(
             model=self.model.name,
             version=self.version.info,
             saved=saved.info if saved else None,
             saved_anew=saved_anew,
-            shared=local.shared,
-            copied=local.copied,
+            already=already,
             fetched=self.fetched,
-            carried=len(carried),
             notes=tuple(self.notes),
         )
 
@@ -215,9 +227,10 @@ class _Switch:
             info = report.snapshot
             if info is None:
                 raise BackupdError(f"{self.model.name}: its present state could not be saved")
-            if not report.unchanged and info.incomplete and not force:
+            if report.incomplete and not force:
+                missing = "; ".join(report.incomplete[:3])
                 raise BackupdError(
-                    f"{info.name}, the present state, lacks {', '.join(info.incomplete[:3])}",
+                    f"the present state cannot be saved in whole: {missing}",
                     hint="see why, or give --force to lose what could not be saved",
                 )
             if look_at(root).digest == standing.digest:

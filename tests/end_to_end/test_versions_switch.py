@@ -59,6 +59,28 @@ def test_the_folder_becomes_the_version_and_back(world: World) -> None:
     assert world.findings() == []
 
 
+def test_a_switch_to_what_the_folder_is_does_nothing(world: World) -> None:
+    switched(world, "v1")
+    inode = world.model_path.stat().st_ino
+    report = switched(world, "v1")
+    assert report.already
+    assert world.model_path.stat().st_ino == inode
+    with world.open() as installation:
+        undone = undone_version(installation, world.settings.models[MODEL])
+    assert undone.info.version == 2, "and what an undo would go back to is still known"
+
+
+def test_a_torn_checkpoint_that_cannot_be_saved_is_not_lost(world: World) -> None:
+    torn = world.model_path / "last.safetensors"
+    torn.write_bytes(b"\x40\0\0\0\0\0\0\0{")
+    with pytest.raises(BackupdError, match=r"cannot be saved in whole: last\.safetensors"):
+        switched(world, "v1")
+    assert torn.exists()
+    torn.unlink()
+    switched(world, "v1")
+    assert manifest_of(world.model_path) == world.expected[1]
+
+
 def test_only_what_differs_is_fetched(world: World) -> None:
     weights = (world.model_path / "weights.bin").read_bytes()
     with (world.model_path / "checkpoint" / "optimizer.bin").open("r+b") as file:

@@ -9,6 +9,7 @@ import click
 from backupd import errors
 from backupd.cli import completion, documents, output
 from backupd.cli.app import App
+from backupd.cli.code import say_findings
 from backupd.cli.command import command
 from backupd.cli.formatting import count, printable, size
 from backupd.cli.opening import chosen_models, opened
@@ -91,6 +92,7 @@ def _say(app: App, report: SwitchReport) -> None:
             "version": documents.snapshot(report.version),
             "saved": documents.snapshot(report.saved) if report.saved else None,
             "saved_anew": report.saved_anew,
+            "already": report.already,
             **{
                 name: {"files": taken.files, "size_bytes": taken.size_bytes}
                 for name, taken in _parts(report)
@@ -99,6 +101,9 @@ def _say(app: App, report: SwitchReport) -> None:
             "notes": list(report.notes),
         },
     )
+    if report.already:
+        output.say(app, f"{report.model} is {report.version.name} already")
+        return
     if report.saved is not None:
         how = "is saved as" if report.saved_anew else "is"
         output.say(app, f"what the folder was {how} {report.saved.name}")
@@ -113,6 +118,13 @@ def _say(app: App, report: SwitchReport) -> None:
         output.say(app, f"  {count(report.carried, 'path')} that no snapshot keeps stayed")
     for line in report.notes:
         output.note(app, printable(line))
+    if report.version.incomplete:
+        output.warn(
+            app,
+            f"{report.version.name} was taken without"
+            f" {count(len(report.version.incomplete), 'file')}; `backupd show` names them",
+        )
+    say_findings(app, report.version.findings)
 
 
 def _parts(report: SwitchReport) -> list[tuple[str, Taken]]:
