@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,55 @@ def test_a_branch_that_cannot_move_is_told_and_made_good_later(tmp_path: Path) -
     assert log.split("\n")[:3] == [f"Update m to version {n}" for n in (3, 2, 1)]
 
 
+def test_a_full_disk_under_the_code_costs_the_commit_and_nothing_else(tmp_path: Path) -> None:
+    coded = make_coded(tmp_path)
+    coded.code.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs")
+    subprocess.run([*mount, str(coded.code)], check=True)
+    try:
+        start(coded.code)
+        assert coded.snapshot("commit").snapshot
+        (coded.code / "train.py").write_bytes(os.urandom(300_000))
+        with pytest.raises(OSError, match="No space"):
+            (coded.code / "data.log").write_bytes(bytes(4 << 20))
+        before = fingerprint(coded.code, objects=False)
+        coded.change()
+        report = coded.snapshot("commit")
+        assert report.snapshot and not report.partial
+        assert any("no commit is made" in note for note in report.notes)
+        assert fingerprint(coded.code, objects=False) == before
+        assert b"".join(coded.blobs()).find((coded.code / "train.py").read_bytes()) >= 0
+        (coded.code / "data.log").unlink()
+        coded.change()
+        coded.snapshot("commit")
+        log = git(coded.code, "log", "--first-parent", "-2", "--format=%s", "backupd/m").decode()
+        assert log.split("\n")[:2] == ["Update m to version 3", "Update m to version 1"]
+    finally:
+        subprocess.run(["umount", str(coded.code)], check=True)
+
+
+def test_a_hostile_snapshot_makes_git_do_nothing_but_look(tmp_path: Path) -> None:
+    coded = make_coded(tmp_path)
+    start(coded.code)
+    coded.snapshot(scheme="params")
+    resolved = coded.resolved()
+    mark = tmp_path / "RAN"
+    for facts in (
+        {"commit": f"--upload-pack=touch {mark}", "remote": str(coded.code)},
+        {"commit": "a" * 40, "remote": f"ext::sh -c touch% {mark}"},
+        {"commit": "a" * 40, "remote": f"--upload-pack=touch {mark}"},
+        {"commit": "a" * 40, "remote": f"ssh://-oProxyCommand=touch {mark}/x"},
+        {"side_commit": "b" * 40, "side_branch": f"--output={mark}", "remote": str(coded.code)},
+    ):
+        code = {"system": "git", "path": str(tmp_path / "none"), **facts}
+        record = replace(resolved.stored.record, code=code)
+        hostile = replace(resolved, stored=replace(resolved.stored, record=record))
+        with coded.open() as installation:
+            report = restore_code(installation, hostile, tmp_path / "out", overwrite=True)
+        assert "source" in report.failed
+        assert not mark.exists()
+
+
 def test_commits_of_others_on_the_branch_are_kept(tmp_path: Path) -> None:
     coded = make_coded(tmp_path)
     start(coded.code)
@@ -375,8 +425,6 @@ def test_a_safe_restore_leaves_out_what_may_run_code(tmp_path: Path) -> None:
 
 
 def test_a_safe_restore_of_what_nobody_looked_through_is_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     coded = make_coded(tmp_path)
     start(coded.code)
     coded.snapshot()

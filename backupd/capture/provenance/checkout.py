@@ -6,6 +6,7 @@ Filters and hooks of a repository are as little run as when it is looked at.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ def check_out_git(
     The answer is where it was found, and whether it is the commit alone, to which the changes
     are still to be applied. Raises `BackupdError`.
     """
-    commit, tree = str(code.get("commit", "")), str(code.get("tree", ""))
+    commit, tree = _object(code, "commit"), _object(code, "tree")
     path, remote = str(code.get("path", "")), str(code.get("remote", ""))
     repository = _here(path, environment)
     if repository is not None:
@@ -35,7 +36,7 @@ def check_out_git(
             if name and repository.has(f"{name}^{{tree}}"):
                 _write(repository, name, repository.prefix, place)
                 return f"{'tree' if name == tree else 'commit'} {name[:12]} of {path}", differs
-    if not (remote and (commit or code.get("side_commit"))):
+    if not (remote and (commit or _object(code, "side_commit"))):
         raise BackupdError(
             f"commit {commit[:12] or '(none)'} is not in {path}, and there is no remote to ask",
             hint="the schemes code+params and everything keep the source itself",
@@ -44,7 +45,7 @@ def check_out_git(
     told: list[str] = []
     # The commit of the snapshot itself holds the changes too, where it was pushed.
     for name, branch, differs in (
-        (str(code.get("side_commit", "")), str(code.get("side_branch", "")), False),
+        (_object(code, "side_commit"), str(code.get("side_branch", "")), False),
         (commit, str(code.get("branch", "")), True),
     ):
         if not name:
@@ -60,6 +61,12 @@ def check_out_git(
     raise BackupdError(
         "; ".join(told), hint="the schemes code+params and everything keep the source itself"
     )
+
+
+def _object(code: Mapping[str, Any], key: str) -> str:
+    """The name of an object; empty where it is none, which git might take for an option."""
+    name = str(code.get(key, ""))
+    return name if re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", name) else ""
 
 
 def _here(path: str, environment: Mapping[str, str]) -> GitRepository | None:

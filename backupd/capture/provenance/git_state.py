@@ -23,6 +23,15 @@ MOST_CHANGED_BYTES = 64 << 20
 MOST_PATHS = 20_000
 _MOST_INDEX_BYTES = 1 << 30
 _PORTION = 200
+# What git says where it is not the file that is at fault but where its content is to go.
+_CANNOT_WRITE = (
+    "into database",
+    "repository database",
+    "loose object",
+    "temporary file",
+    "No space left",
+    "Disk quota",
+)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -206,7 +215,10 @@ class GitTrees:
     # -- the index --------------------------------------------------------------------------------
 
     def _update(self, paths: Sequence[bytes]) -> None:
-        """Take the paths into the index as they are; one that git refuses is noted."""
+        """Take the paths into the index as they are; one that git refuses is noted.
+
+        Raises `ProgramError` where nothing can be written.
+        """
         if not paths:
             return
         given = b"".join(path + b"\0" for path in paths)
@@ -215,6 +227,8 @@ class GitTrees:
                 "update-index", "-z", "--add", "--remove", "--replace", "--stdin", given=given
             )
         except ProgramError as error:
+            if any(words in error.message for words in _CANNOT_WRITE):
+                raise
             if len(paths) == 1:
                 self._leave_out(paths[0], f"was left out: {error.message}")
                 return
