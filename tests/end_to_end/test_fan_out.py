@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.rigs.command_line import CommandLine
+from tests.rigs.servers import S3Server
 from tests.targets.conftest import mounted_tmpfs
 
 CONFIG = """\
@@ -216,3 +218,43 @@ def test_where_the_nearest_is_full_the_next_takes_the_snapshot(box: CommandLine)
         assert full["target"] == "disk"
         assert "room" in full["error"] or "full" in full["error"] or "space" in full["error"]
         assert report["snapshot"]["targets"] == ["other", "nas"]
+
+
+def test_the_same_packs_go_to_a_bucket_and_come_back_from_it_alone(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    home = tmp_path / "home"
+    for name in ("llama", ".config/backupd"):
+        (home / name).mkdir(parents=True)
+    bucket = s3_server.create_bucket()
+    credentials = s3_server.write_credentials(home / "credentials")
+    store = (
+        f"{{type: s3, bucket: {bucket}, prefix: box1, path_style: true, "
+        f"endpoint_url: '{s3_server.endpoint_url}', credentials_file: {credentials}}}"
+    )
+    text = CONFIG.format(home=home, upload="10GB/s", mount="false")
+    text = re.sub(r"  other: .*\n", f"  other: {store}\n", text)
+    (home / ".config/backupd/backupd.yaml").write_text(text)
+    (home / "disk").mkdir()
+    (home / "nas").mkdir()
+    box = CommandLine(home, in_process=True)
+    box.ok("init")
+    for size in (40_000_000, 3_000_000):
+        change(home, size)
+        report = box.ok("snapshot", "--json").document["snapshots"][0]
+        assert report["snapshot"]["targets"] == ["disk", "other", "nas"]
+    found = s3_server.client().list_objects_v2(Bucket=bucket, Prefix="box1/packs/")
+    there = {entry["Key"].rpartition("/")[2] for entry in found["Contents"]}
+    here = {path.name for path in (home / "disk/models/packs").rglob("*") if path.is_file()}
+    assert there == here
+    shutil.rmtree(home / "disk")
+    shutil.rmtree(home / "nas")
+    original = (home / "llama/weights.bin").read_bytes()
+    box.ok("restore", "llama@latest", "--target", "other", "--to", home / "again")
+    assert (home / "again/weights.bin").read_bytes() == original
+    (home / "disk").mkdir()
+    (home / "nas").mkdir()
+    box.ok("init")
+    box.ok("sync", "--from", "other")
+    assert listed(box, "disk") == listed(box, "nas") == [1, 2]
+    box.ok("check", "--read-data", "--target", "disk")
