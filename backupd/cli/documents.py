@@ -107,6 +107,7 @@ def snapshot_report(report: SnapshotReport) -> Document:
         "snapshot": snapshot(report.snapshot) if report.snapshot else None,
         "targets": [target_result(result) for result in report.targets],
         "notes": list(report.notes),
+        "incomplete": [text(path) for path in report.incomplete],
         "error": None,
     }
 

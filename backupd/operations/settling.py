@@ -98,7 +98,7 @@ class _Look:
                         # A hub's cache: names that lead to files elsewhere, placed when whole.
                         linked.add(parent_of(item.path))
                     else:
-                        self._take(item, same)
+                        self._take(item, same, known=before is not None)
             for folder in linked:
                 self._folders.pop(folder, None)
             if self._candidates or self._changed_folders.keys() & self._folders.keys():
@@ -110,12 +110,12 @@ class _Look:
                     stop.wait(TICK_NS / 1e9)
                 self._judge(scan)
 
-    def _take(self, item: Scanned, same: bool) -> None:
+    def _take(self, item: Scanned, same: bool, *, known: bool) -> None:
         above = parent_of(item.path)
         found = item.stat
         changed = not same or above in self._changed_folders
         self._folders.setdefault(above, {})[name_of(item.path)] = Member(
-            item.path, found.st_size, found.st_mtime_ns, changed
+            item.path, found.st_size, found.st_mtime_ns, changed, known
         )
         # Another name of a file that the scheme leaves out under its first comes as a file.
         if not same and item.type in (FileType.FILE, FileType.HARDLINK):

@@ -14,16 +14,16 @@ Files = dict[str, tuple[bytes, int]]
 """Content and mtime by path."""
 
 
-def folders_of(files: Files) -> dict[bytes, Folder]:
+def folders_of(files: Files, known: bool = False) -> dict[bytes, Folder]:
     found: dict[bytes, dict[bytes, Member]] = {}
     for path, (content, mtime) in files.items():
         above, _, name = path.rpartition("/")
-        member = Member(path.encode(), len(content), mtime, True)
+        member = Member(path.encode(), len(content), mtime, True, known)
         found.setdefault(above.encode(), {})[name.encode()] = member
     return dict(found)
 
 
-def judged(files: Files) -> list[CheckpointSet]:
+def judged(files: Files, known: bool = False) -> list[CheckpointSet]:
     def read(path: bytes) -> BoundedFile | None:
         found = files.get(path.decode())
         if found is None:
@@ -31,12 +31,12 @@ def judged(files: Files) -> list[CheckpointSet]:
         data = found[0]
         return BoundedFile(lambda offset, length: data[offset : offset + length], len(data))
 
-    return judge_sets(folders_of(files), read)
+    return judge_sets(folders_of(files, known), read)
 
 
-def worst(files: Files) -> Judgement:
+def worst(files: Files, known: bool = False) -> Judgement:
     order = [Verdict.WHOLE, Verdict.DOUBTFUL, Verdict.TORN]
-    return max((s.judgement for s in judged(files)), key=lambda j: order.index(j.verdict))
+    return max((s.judgement for s in judged(files, known)), key=lambda j: order.index(j.verdict))
 
 
 def shards(*numbers: int, index: int | None = 9, of: int = 3) -> Files:
@@ -123,3 +123,13 @@ def test_a_set_without_a_new_member_is_left_alone() -> None:
         for path, folder in folders_of(shards(1, 3)).items()
     }
     assert judge_sets(old, lambda path: None) == []
+
+
+def test_what_comes_last_is_older_only_after_a_save_that_was_cut_short_or_a_copy() -> None:
+    """Over a checkpoint that the snapshot before has, nobody copies: a save was killed."""
+    for files in (
+        shards(1, 2, 3, index=2),
+        {"c/__0_0.distcp": (b"x", 1), "c/.metadata": (b"x", 0)},
+    ):
+        assert worst(files).verdict is Verdict.DOUBTFUL
+        assert worst(files, known=True).verdict is Verdict.TORN

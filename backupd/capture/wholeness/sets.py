@@ -40,12 +40,16 @@ _INDEXED_SUFFIXES = (b".safetensors", b".bin")
 
 
 class Member(NamedTuple):
-    """A file of a checkpoint as the scan found it; times in nanoseconds since the epoch."""
+    """A file of a checkpoint as the scan found it; times in nanoseconds since the epoch.
+
+    `known` says that the snapshot before has a file of this path.
+    """
 
     path: bytes
     size: int
     mtime_ns: int
     changed: bool
+    known: bool = False
 
 
 Folder = Mapping[bytes, Member]
@@ -103,8 +107,10 @@ def _shards(
                 gone = sorted(n for n in named if n not in folder)
                 if gone:
                     judgement = torn(f"lacks the shard {shown(gone[0])}")
-                elif any(m.mtime_ns > index.mtime_ns for m in members):
-                    judgement = doubtful("has shards that are newer than its index")
+                else:
+                    judgement = _in_order(
+                        members, index, "has shards that are newer than its index"
+                    )
         elif members and members[0].path.endswith(_INDEXED_SUFFIXES):
             judgement = doubtful("has no index yet")
         every = [*members, *([index] if index is not None else [])]
@@ -157,9 +163,7 @@ def _judge_bundle(read: Read, index: Member, count: int, shards: Mapping[int, Me
         have = shards[number].size if number in shards else 0
         if have < size:
             return torn(f"has {have} of {size} bytes in its data file {number}")
-    if any(shard.mtime_ns > index.mtime_ns for shard in shards.values()):
-        return doubtful("has data that is newer than its index")
-    return WHOLE
+    return _in_order(shards.values(), index, "has data that is newer than its index")
 
 
 def _saved_model(
@@ -175,8 +179,10 @@ def _saved_model(
     judgement = WHOLE
     if not graphs:
         judgement = torn("has no saved_model.pb")
-    elif max(g.mtime_ns for g in graphs) < max(m.mtime_ns for m in folder.values()):
-        judgement = doubtful("has variables that are newer than its graph")
+    else:
+        graph = max(graphs, key=lambda member: member.mtime_ns)
+        reason = "has variables that are newer than its graph"
+        judgement = _in_order(folder.values(), graph, reason)
     yield CheckpointSet(members, judgement, above)
 
 
@@ -253,9 +259,19 @@ def _distributed(
     if metadata is None:
         yield CheckpointSet(_paths(members), torn("has no .metadata, which comes last"), path)
         return
-    newer = any(member.mtime_ns > metadata.mtime_ns for member in members)
-    judgement = doubtful("has files that are newer than its .metadata") if newer else WHOLE
+    judgement = _in_order(members, metadata, "has files that are newer than its .metadata")
     yield CheckpointSet(_paths([*members, metadata]), judgement, path)
+
+
+def _in_order(members: Iterable[Member], last: Member, reason: str) -> Judgement:
+    """Whether `last`, which is written last, is no older than the others.
+
+    Over a checkpoint that was there before, they are those of a save that did not come to its
+    end. In a new one the order may be that in which somebody copied the files.
+    """
+    if all(member.mtime_ns <= last.mtime_ns for member in members):
+        return WHOLE
+    return torn(reason) if last.known else doubtful(reason)
 
 
 def _json(read: Read, path: bytes) -> object | None:

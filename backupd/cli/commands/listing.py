@@ -98,11 +98,11 @@ def list_command(
     """Show the snapshots that there are, the newest last.
 
     SIZE is what a restore would write, ADDED the part of it that was new, and STORED what
-    the target took for that. A ! marks a snapshot that lacks files which never held still
-    while they were read; `backupd show` names them. CODE is the commit or revision of the
-    code, with a + where the code differed from it. A target that cannot be reached is
-    named, and what the others hold is shown. Where the newest snapshot of a model is still to
-    be copied to a target, that is said, and since when the target fails.
+    the target took for that. A ! marks a snapshot that lacks files, or has an earlier state of
+    them, as they were not whole or never held still; `backupd show` names them. CODE is the
+    commit or revision of the code, with a + where the code differed from it. A target that
+    cannot be reached is named, and what the others hold is shown. Where the newest snapshot
+    of a model is still to be copied to a target, that is said, and since when the target fails.
     """
     from backupd.operations.catalog import read_catalog
 
@@ -241,7 +241,7 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
         output.facts(app, _facts(info, name, left_out))
         if described:
             say_storage(app, described)
-        _say_paths(app, "left out, as they never held still", info.incomplete)
+        _say_paths(app, "not taken as it was on the disk", info.incomplete)
         _say_paths(app, "left out", info.skipped)
         say_code_notes(app, info)
         say_findings(app, info.findings)
