@@ -10,7 +10,7 @@ import base64
 import math
 from typing import TYPE_CHECKING, Any
 
-from backupd.cli.documents_code import source_changes
+from backupd.cli.documents_code import code_facts, source_changes
 from backupd.cli.formatting import utc_time
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def snapshot(info: SnapshotInfo) -> Document:
         "incomplete": [text(path) for path in info.incomplete],
         "skipped": [text(path) for path in info.skipped],
         "targets": list(info.targets),
-        "code": dict(info.code) or None,
+        "code": code_facts(info.code) or None,
         "findings": dangers(info.findings),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,19 @@ def source_changes(diff: CodeDiff, limit: int | None) -> Document:
         ],
         "note": diff.note or None,
     }
+
+
+def code_facts(code: Mapping[str, Any]) -> Document:
+    """What is known of a snapshot's code, as docs/format.md has it."""
+    return {key: _plain(value) for key, value in code.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_word(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _word(value) if isinstance(value, str) else value
 
 
 def _word(text: str) -> str:

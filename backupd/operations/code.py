@@ -144,8 +144,8 @@ def _committing(capture: CodeCapture, before: SnapshotRecord | None) -> Complete
             return record
         try:
             return with_commit(capture.repository, record, before)
-        except BackupdError as error:
-            notes = [*record.code.get("notes", ()), f"no commit is made: {error.message}"]
+        except (BackupdError, OSError) as error:
+            notes = [*record.code.get("notes", ()), f"no commit is made: {error}"]
             return replace(record, code={**record.code, "notes": notes})
 
     return complete
@@ -163,7 +163,7 @@ def _keep(capture: CodeCapture, stream: PackStream, folder: bytes) -> tuple[byte
     try:
         for file in capture.files():
             tree.add(file)
-    except ProgramError as error:
+    except (ProgramError, OSError) as error:
         capture.note(f"not all of it is kept: {error}")
     return tree.finish()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.cli import documents
 from backupd.errors import BackupdError
 from backupd.operations.check import check
 from backupd.operations.diff import diff
@@ -221,6 +223,34 @@ def test_models_targets_and_keys_among_the_code_are_none_of_it(tmp_path: Path) -
     assert listed == ["notes.md", "train.py"]
     assert not give_back(coded, tmp_path / "back").failed
     assert sorted(manifest(tmp_path / "back" / "source")) == listed
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "{}", "[]", '{"version": 3, "path": 4}', "nonsense", "exit"], ids=repr
+)
+def test_an_interpreter_that_answers_nonsense_is_told_and_costs_nothing(
+    answer: str, tmp_path: Path
+) -> None:
+    coded = make_coded(tmp_path)
+    start(coded.code)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\necho '{answer}'\n{answer if answer == 'exit' else ''} 3\n")
+    python.chmod(0o755)
+    report = coded.snapshot(python=python)
+    assert report.snapshot and not report.partial
+    assert any("packages" in note for note in report.notes)
+    assert report.snapshot.code["system"] == "git"
+
+
+def test_a_folder_whose_name_is_no_text_is_told_in_json(tmp_path: Path) -> None:
+    coded = make_coded(tmp_path)
+    coded.code = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    start(coded.code)
+    report = coded.snapshot("commit")
+    assert report.snapshot
+    json.dumps(documents.snapshot(report.snapshot), ensure_ascii=False).encode()
+    assert not give_back(coded, tmp_path / "back").failed
 
 
 # -- commits and pushes ----------------------------------------------------------------------------

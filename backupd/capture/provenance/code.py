@@ -126,8 +126,10 @@ def capture_code(wish: CodeWish) -> Iterator[CodeCapture]:
         try:
             programs = _programs(wish.settings.path, wish.environment)
             _look(wish, programs, capture, stack)
-        except (BackupdError, OSError, ValueError) as error:
+        except (BackupdError, OSError) as error:
             capture.note(f"{error}")
+        except Exception as error:  # whatever is odd about the code, the model is to be stored
+            capture.note(f"not all could be told: {type(error).__name__}: {error}")
         yield capture
 
 

@@ -104,8 +104,12 @@ def _asked(programs: Programs, python: Path) -> PythonPackages:
                 raise ProgramError(f"{python} is not root's, so it is not run as root")
     quick = replace(programs, seconds=_PYTHON_SECONDS, variables={})
     answer = json.loads(quick.run([str(python), "-I", "-c", _ASK], most_bytes=_MOST_BYTES))
-    folders = [path for path in answer["path"] if isinstance(path, str) and os.path.isdir(path)]
-    return PythonPackages(str(answer["version"])[:40], _lines(folders))
+    try:
+        version, paths = str(answer["version"])[:40], list(answer["path"])
+    except (KeyError, TypeError):
+        raise ProgramError(f"{python} answers as no interpreter does") from None
+    folders = [path for path in paths if isinstance(path, str) and os.path.isdir(path)]
+    return PythonPackages(version, _lines(folders))
 
 
 def _virtual(folder: Path) -> PythonPackages | None:
