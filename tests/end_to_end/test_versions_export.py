@@ -218,7 +218,7 @@ def test_a_hostile_snapshot_cannot_lead_out_of_the_archive(
 
 
 def test_the_command_line_exports_all_versions_and_to_a_pipe(tmp_path: Path) -> None:
-    backupd = CommandLine(tmp_path / "home")
+    backupd = CommandLine(tmp_path / "home", in_process=True)
     backupd.home.mkdir()
     model = tmp_path / "llama"
     model.mkdir()
