@@ -32,6 +32,7 @@ TREE, TAR, TAR_ZST = "tree", "tar", "tar.zst"
 FORMS = (TREE, TAR, TAR_ZST)
 STDOUT = Path("-")
 _ENDINGS = {TREE: "", TAR: ".tar", TAR_ZST: ".tar.zst"}
+_OTHER_ARCHIVES = (".zip", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".zst")
 _ZSTD_LEVEL = 3
 _READ_BYTES = 4 << 20
 
@@ -312,6 +313,11 @@ def _single_form(output: Path) -> str:
     name = output.name.lower()
     if name.endswith((".tar.zst", ".tzst")):
         return TAR_ZST
+    if name.endswith(_OTHER_ARCHIVES):
+        raise UsageError(
+            f"{output.name} would be an archive of a form that is not made",
+            hint="name a file that ends in .tar or .tar.zst, or a folder",
+        )
     return TAR if name.endswith(".tar") else ""
 
 

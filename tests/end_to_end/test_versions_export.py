@@ -196,7 +196,13 @@ def test_two_hosts_in_one_layout_are_refused(world: World, tmp_path: Path) -> No
         with pytest.raises(UsageError, match="would both be"):
             plan_export(installation, [snapshot, other], tmp_path)
         plan_export(installation, [snapshot, other], tmp_path, layout="{host}/{model}+{version}")
-        for output, form in ((tmp_path / "x.tar", "tree"), (STDOUT, "tree"), (tmp_path, "zip")):
+        for output, form in (
+            (tmp_path / "x.tar", "tree"),
+            (STDOUT, "tree"),
+            (tmp_path, "zip"),
+            (tmp_path / "x.zip", ""),
+            (tmp_path / "x.tar.gz", ""),
+        ):
             with pytest.raises(UsageError):
                 plan_export(installation, [snapshot], output, form=form)
 
