@@ -190,9 +190,11 @@ def _planned(
 ) -> _Plan:
     giver, receiver = installation.repository(source), installation.repository(destination)
     plan = _Plan()
+    own = set(_own_folders(installation, giver))
     for folder in _folders(installation, giver, models):
         mine, theirs = giver.list_snapshots(folder), receiver.list_snapshots(folder)
-        found = [] if dry_run else clashes(mine, theirs)
+        # Another host's numbers are its own to change: it may have targets that are not known here.
+        found = clashes(mine, theirs) if folder in own and not dry_run else []
         for clash in found:
             sides = Side(giver, mine), Side(receiver, theirs)
             free = _free_number(installation, folder)
@@ -220,6 +222,11 @@ def _folders(
         return sorted({snapshot.name.folder for snapshot in listing.snapshots})
     host = installation.settings.host
     return [giver.secrets.model_folder(host, model) for model in models]
+
+
+def _own_folders(installation: Installation, repository: Repository) -> list[str]:
+    settings = installation.settings
+    return [repository.secrets.model_folder(settings.host, model) for model in settings.models]
 
 
 def _keeps(installation: Installation, folder: str, receiver: Repository) -> Keeps | None:

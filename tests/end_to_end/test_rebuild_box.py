@@ -119,6 +119,15 @@ def test_of_several_hosts_one_is_to_be_named(tmp_path: Path, share: Path) -> Non
     made.ok("init", "--from", share, "--host", "box1", BACKUPD_PASSPHRASE=key)
     assert "host: box1" in (made.home / ".config/backupd/backupd.yaml").read_text()
 
+    def hosts_on_disk() -> set[str]:
+        found = made.ok("list", "--target", "disk", "--json").document["snapshots"]
+        return {snapshot["host"] for snapshot in found}
+
+    made.ok("sync")
+    assert hosts_on_disk() == {"box1"}
+    made.ok("sync", "--everything", "--from", "share", "--to", "disk")
+    assert hosts_on_disk() == {"box1", "box2"}
+
 
 def test_a_host_that_only_the_lost_machine_had_by_name_is_written_down(
     tmp_path: Path, share: Path
