@@ -66,10 +66,10 @@ def copy_on(
 
     `newest` is the version just taken. What failed is in the results. Raises `StoppedError`.
     """
-    from backupd.operations.replicate import catch_up
-
     if not names:
         return []
+    from backupd.operations.replicate import catch_up
+
     progress.begin(f"copy to {', '.join(names)}", 0)
     joined = _Joined(progress)
     found: dict[str, list[TargetResult]] = {}

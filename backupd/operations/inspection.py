@@ -7,8 +7,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from backupd.capture.danger import HEAD_BYTES, Suspicion, look_for_danger, may_be_dangerous
 from backupd.capture.folders import name_of, shown
 from backupd.capture.reading import CaptureFile, open_for_capture
 from backupd.capture.scan import LeftOutError, Scan, Scanned, SkipKind, Skipped
@@ -17,6 +17,9 @@ from backupd.operations.previous import PreviousEntry
 from backupd.repository.danger import Danger
 from backupd.repository.snapshots import SnapshotRecord
 from backupd.repository.tree import FileType
+
+if TYPE_CHECKING:
+    from backupd.capture.danger import Suspicion
 
 LEFT_OUT = "left out"
 KEPT = "kept"
@@ -78,6 +81,9 @@ class Inspection:
 
     def small(self, path: bytes, content: memoryview) -> None:
         """A file's whole content, before it is stored. Raises `LeftOutError`."""
+        # Imported where a file is new or changed: most snapshots find none.
+        from backupd.capture.danger import HEAD_BYTES, look_for_danger, may_be_dangerous
+
         if self._leaves_secrets and (kind := secret_in(content)):
             raise LeftOutError(_secret(path, f"holds {kind}"))
         name = name_of(path)
@@ -156,6 +162,8 @@ class _Look:
 
 
 def _dangers(path: bytes, file: CaptureFile) -> tuple[Suspicion, ...]:
+    from backupd.capture.danger import look_for_danger
+
     def read_at(offset: int, length: int) -> bytes:
         return _part(file, offset, length)
 
