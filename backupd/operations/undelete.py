@@ -1,8 +1,8 @@
 """Making a bucket that keeps versions what it was at a time that has passed.
 
-For after somebody deleted, wrote over or forgot what was there. Nothing is removed for good: each
-step puts a copy of the old version on top, or hides a mark. A run that was stopped is finished by
-the next.
+For after somebody deleted, wrote over or forgot what was there. No data is removed: each step takes
+away a mark, or puts a copy of the old version on top. A run that was stopped is finished by the
+next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from backupd.repository.snapshots import parse_name
 from backupd.targets.s3_lock import ObjectLock
 
 if TYPE_CHECKING:
-    from backupd.targets.s3_versions import Version
+    from backupd.targets.s3_versions import BucketVersions, Version
 
 
 class Step(StrEnum):
@@ -82,7 +82,8 @@ def undelete(
                 continue
             try:
                 if not dry_run and step is Step.BRING_BACK:
-                    bucket.bring_back(version, _options(installation, settings, version.name))
+                    if not _unmark(bucket, rows, version):
+                        bucket.bring_back(version, _options(installation, settings, version.name))
                 elif not dry_run:
                     bucket.hide(version.name)
             except ColdError:
@@ -107,9 +108,16 @@ def undelete(
     )
 
 
+def _unmark(bucket: BucketVersions, rows: Sequence[Version], version: Version) -> bool:
+    """Take away marks that lie over a version, where nothing else does: so it need not be copied,
+    which one in an archive class could not be. False where that is not it, or is refused."""
+    over = rows[: rows.index(version)]
+    return all(row.marker for row in over) and not bucket.remove(over)
+
+
 def decide(rows: Sequence[Version], as_of: float) -> tuple[Step | None, Version]:
     """What is to be done to an object, given all its versions, newest first."""
-    from backupd.targets.s3_past import version_at
+    from backupd.targets.s3_versions import version_at
 
     latest = rows[0]
     then = version_at(rows, as_of)

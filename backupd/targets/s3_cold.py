@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from backupd.errors import TargetError
-from backupd.targets.s3_calls import BucketCalls
+from backupd.errors import ObjectMissingError, TargetError
 from backupd.targets.s3_classes import is_cold
 from backupd.targets.s3_errors import error_code
+from backupd.targets.s3_versions import BucketVersions, version_at
 
 _ASKED_BEFORE = "RestoreAlreadyInProgress"
 _TIERING = "INTELLIGENT_TIERING"
@@ -34,16 +34,13 @@ class ObjectState:
     warmth: Warmth
 
 
-class ColdBucket(BucketCalls):
+class ColdBucket(BucketVersions):
     """What can be asked of a bucket that has archive classes. Safe for several threads."""
 
     def state(self, name: str) -> ObjectState:
         """How the object stands. Raises `TargetError`, `ObjectMissingError` where it is absent."""
-        found: Any = self.run(
-            name,
-            lambda client: client.head_object(Bucket=self.bucket, Key=self.key(name)),
-            writing=False,
-        )
+        place = self._place(name)
+        found: Any = self.run(name, lambda client: client.head_object(**place), writing=False)
         warmth = Warmth.COLD if is_cold(found) else Warmth.READY
         if warmth is Warmth.COLD and 'ongoing-request="true"' in str(found.get("Restore", "")):
             warmth = Warmth.THAWING
@@ -55,6 +52,7 @@ class ColdBucket(BucketCalls):
         Raises `TargetError`, also where the store does not thaw, or not in that tier.
         """
         name = cold.name
+        place = self._place(name)
         request: Any = {"Days": days, "GlacierJobParameters": {"Tier": tier.capitalize()}}
         if cold.storage_class == _TIERING:
             # It comes back for good, and Amazon refuses a number of days (RestoreObject).
@@ -62,9 +60,7 @@ class ColdBucket(BucketCalls):
 
         def ask(client: Any) -> None:
             try:
-                client.restore_object(
-                    Bucket=self.bucket, Key=self.key(name), RestoreRequest=request
-                )
+                client.restore_object(**place, RestoreRequest=request)
             except Exception as error:
                 code = error_code(error)[0]
                 if code == _ASKED_BEFORE:
@@ -78,3 +74,15 @@ class ColdBucket(BucketCalls):
                 raise
 
         self.run(name, ask, writing=True)
+
+    def _place(self, name: str) -> dict[str, Any]:
+        """What names the object in a request, at the time that the settings look at it."""
+        place = {"Bucket": self.bucket, "Key": self.key(name)}
+        if self.settings.as_of:
+            rows = next((rows for rows in self.versions(name) if rows[0].name == name), [])
+            version = version_at(rows, self.settings.as_of)
+            if version is None:
+                target = self.settings.name
+                raise ObjectMissingError(f"target {target!r}: {name} was not there then")
+            place["VersionId"] = version.version_id
+        return place

@@ -14,7 +14,7 @@ from backupd.config.settings import S3Target
 from backupd.errors import ObjectMissingError, TargetReadOnlyError
 from backupd.targets.base import Buffer, ObjectInfo, check_prefix
 from backupd.targets.s3 import BucketTarget
-from backupd.targets.s3_versions import BucketVersions, Version
+from backupd.targets.s3_versions import BucketVersions, Version, version_at
 
 # Beyond so many a version is asked for when it is needed, which is one request each.
 _REMEMBERED = 100_000
@@ -85,11 +85,3 @@ class PastBucketTarget(BucketTarget):
             f"target {self.name!r} is looked at as it was at an earlier time, and is only read",
             hint="take `as_of` out of its settings to write to it",
         )
-
-
-def version_at(rows: Sequence[Version], as_of: float) -> Version | None:
-    """Of one object's versions, newest first, what it was at the time `as_of`."""
-    for row in rows:
-        if row.modified <= as_of:
-            return None if row.marker else row
-    return None

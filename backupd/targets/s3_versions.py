@@ -149,6 +149,14 @@ class BucketVersions(BucketCalls):
         )
 
 
+def version_at(rows: Sequence[Version], as_of: float) -> Version | None:
+    """Of one object's versions, newest first, what it was at the time `as_of`."""
+    for row in rows:
+        if row.modified <= as_of:
+            return None if row.marker else row
+    return None
+
+
 def is_written_over(rows: Sequence[Version]) -> bool:
     """Whether other bytes than before stand under the name of an object, newest version first.
 

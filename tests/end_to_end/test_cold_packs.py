@@ -6,6 +6,7 @@ No server here has archives: a proxy makes one class of a real server cold (`rig
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 
 from backupd.config.settings import LocalTarget, S3Target
+from backupd.errors import ColdError
 from backupd.operations.check import check
 from backupd.operations.forget import forget_snapshots
 from backupd.operations.prune import prune
 from backupd.operations.repair import repair
 from backupd.operations.replicate import replicate
 from backupd.operations.setup import initialise
+from backupd.operations.undelete import undelete
+from backupd.targets.open import open_target
+from backupd.targets.s3_cold import ColdBucket, Warmth
 from tests.rigs.command_line import CommandLine
 from tests.rigs.glacier import Glacier, glacier
 from tests.rigs.servers import ACCESS_KEY, SECRET_KEY, S3Server
@@ -228,3 +233,35 @@ def test_check_sync_and_prune_do_not_trip_over_cold_packs(frozen: Frozen, tmp_pa
         mended = repair(installation, "disk", sources=["copy"])
         assert mended.mended and not mended.lost
         assert check(installation, "disk", read_data_percent=100).clean
+
+
+def test_cold_packs_that_somebody_deleted_are_thawed_and_unmarked(
+    frozen: Frozen, s3_server: S3Server, tmp_path: Path
+) -> None:
+    bucket = s3_server.create_bucket(ObjectLockEnabledForBucket=True)
+    settings = replace(frozen.disk, bucket=bucket, name="s3")
+    target = open_target(settings)
+    target.put("packs/aa/a", [b"cold"])
+    good = time.time()
+    time.sleep(0.05)
+    s3_server.client().delete_object(Bucket=bucket, Key="box1/packs/aa/a")
+    past = replace(settings, as_of=good)
+    with pytest.raises(ColdError):
+        open_target(past).get("packs/aa/a", 9)
+    cold = ColdBucket(past)
+    state = cold.state("packs/aa/a")
+    assert (state.warmth, state.storage_class) == (Warmth.COLD, "GLACIER")
+    cold.thaw(state, tier="bulk", days=1)
+    assert cold.state("packs/aa/a").warmth is Warmth.THAWING
+    frozen.proxy.thaw_seconds = 0
+    assert cold.state("packs/aa/a").warmth is Warmth.READY
+    assert open_target(past).get("packs/aa/a", 9) == b"cold"
+    # No copy is made, which would have to be thawed first: the mark goes.
+    frozen.proxy.asked.clear()
+    frozen.proxy.thaw_seconds = 3600
+    world = replace(frozen.world, targets={"s3": settings})
+    with world.open() as installation:
+        report = undelete(installation, "s3", as_of=good)
+    assert report.brought_back == ("packs/aa/a",) and not report.failed
+    found = target.stat("packs/aa/a")
+    assert found is not None and found.cold

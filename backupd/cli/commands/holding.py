@@ -124,9 +124,9 @@ def _say_all(app: App, problems: tuple[str, ...]) -> None:
 def undelete_command(app: App, target: str, as_of: float, dry_run: bool) -> int:
     """Bring back what was in the bucket TARGET at a TIME and was deleted or changed since.
 
-    The bucket must keep versions, as one with Object Lock does. Old versions are copied on
-    top, and marks of forgotten snapshots that were listed then are taken away; what was
-    stored since stays, and nothing is removed for good. To read from the bucket without
+    The bucket must keep versions, as one with Object Lock does. Marks of deletion are taken
+    away, old versions are copied over what somebody wrote over them, and the marks of
+    snapshots that were forgotten since are hidden; what was stored since stays. To read from the bucket without
     changing it, restore with `as_of: TIME` in the target's settings, or with
     `--repository 's3://BUCKET/PREFIX?as_of=TIME'`.
     """
