@@ -28,7 +28,7 @@ from backupd.targets.s3_cold import ColdBucket, Warmth
 from tests.rigs.command_line import CommandLine
 from tests.rigs.glacier import Glacier, glacier
 from tests.rigs.servers import ACCESS_KEY, SECRET_KEY, S3Server
-from tests.support.world import MODEL, PACK_SIZE, World, make_world, manifest_of
+from tests.support.world import MODEL, PACK_SIZE, World, leave_unprobed, make_world, manifest_of
 
 DAY = 86_400.0
 
@@ -53,6 +53,7 @@ def made(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
     tmp_path = tmp_path_factory.mktemp("frozen")
     with glacier(s3_server.endpoint_url) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setattr("backupd.repository.pack.PACK_TARGET_SIZE", PACK_SIZE)
+        leave_unprobed(patch)
         disk = S3Target(
             "disk",
             s3_server.create_bucket(),

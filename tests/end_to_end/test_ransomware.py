@@ -29,7 +29,7 @@ from backupd.operations.undelete import undelete
 from backupd.repository.snapshots import SnapshotName
 from backupd.targets.s3_lock_probe import refuse_without_lock
 from tests.rigs.servers import S3Server
-from tests.support.world import MODEL, World, make_world
+from tests.support.world import MODEL, World, leave_unprobed, make_world
 from tests.support.world import small_packs as small_packs
 
 pytestmark = pytest.mark.usefixtures("small_packs")
@@ -75,6 +75,11 @@ def append_only_policy(bucket: str, prefix: str) -> str:
     text = text.replace("arn:aws:iam::ACCOUNT:user/USER", "arn:aws:iam:::user/box")
     text = text.replace("arn:aws:iam::ACCOUNT:user/KEEPER", "arn:aws:iam:::user/test")
     return json.dumps(json.loads(text))
+
+
+@pytest.fixture(autouse=True)
+def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_unprobed(monkeypatch)
 
 
 @contextmanager

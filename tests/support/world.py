@@ -44,6 +44,7 @@ from backupd.repository.layout import DESCRIPTOR
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.usage import Usage
 from backupd.targets.base import Target
+from backupd.targets.capabilities import Capabilities, Creation, Lock, Ranges
 from backupd.targets.wrapping import WrappedTarget
 
 HOST = "box"
@@ -63,6 +64,25 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backupd.repository.pack.PACK_TARGET_SIZE", PACK_SIZE)
     monkeypatch.setattr("backupd.repository.writer._FLUSH_PACKS", 3)
     monkeypatch.setattr("backupd.repository.prune_plan.SMALL_PACK", 16 * KIB)
+
+
+PROBED = Capabilities(
+    creation=Creation.ATOMIC,
+    ranges=Ranges.PARTIAL,
+    whole=True,
+    checksums=True,
+    listing=True,
+    deletes=True,
+    versioning=False,
+    object_lock=Lock.ABSENT,
+    clock_ahead_seconds=0.0,
+    probed=0.0,
+)
+
+
+def leave_unprobed(patch: pytest.MonkeyPatch) -> None:
+    """Have `init` take a store on trust, where the probe's seconds would be most of a test."""
+    patch.setattr("backupd.operations.probing.probe", lambda installation, name: PROBED)
 
 
 class OpenInstallation(Installation):

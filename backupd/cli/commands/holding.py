@@ -126,9 +126,9 @@ def undelete_command(app: App, target: str, as_of: float, dry_run: bool) -> int:
 
     The bucket must keep versions, as one with Object Lock does. Marks of deletion are taken
     away, old versions are copied over what somebody wrote over them, and the marks of
-    snapshots that were forgotten since are hidden; what was stored since stays. To read from the bucket without
-    changing it, restore with `as_of: TIME` in the target's settings, or with
-    `--repository 's3://BUCKET/PREFIX?as_of=TIME'`.
+    snapshots that were forgotten since are hidden; what was stored since stays. To read
+    from the bucket without changing it, restore with `as_of: TIME` in the target's
+    settings, or with `--repository 's3://BUCKET/PREFIX?as_of=TIME'`.
     """
     from backupd.operations.undelete import undelete
 
