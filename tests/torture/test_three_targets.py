@@ -116,7 +116,8 @@ class Fire:
         while True:
             document = self.line("--json", "status").document
             states = [state for model in document["models"] for state in model["targets"]]
-            wrong = {state["target"] for state in states if state["error"]}
+            # Without an error where the daemon has only just begun again.
+            wrong = {state["target"] for state in states if state.get("error")}
             assert wrong <= {target}, states
             if wrong:
                 self.named += 1
