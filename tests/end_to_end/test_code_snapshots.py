@@ -243,6 +243,25 @@ def test_an_interpreter_that_answers_nonsense_is_told_and_costs_nothing(
     assert report.snapshot.code["system"] == "git"
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [("echo git version 2.30.2", "too old"), ("exit 1", "git"), ("sleep 1; echo", "too old")],
+)
+def test_a_git_that_cannot_be_told_to_run_nothing_is_not_used(
+    script: str, told: str, tmp_path: Path
+) -> None:
+    coded = make_coded(tmp_path)
+    start(coded.code)
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n[ $1 = --no-pager ] && shift\n{script}\n")
+    program.chmod(0o755)
+    report = coded.snapshot("commit", path=f"{program.parent}:/usr/bin:/bin")
+    assert report.snapshot and not report.partial
+    assert any(told in note for note in report.notes), report.notes
+    assert "commit" not in report.snapshot.code
+
+
 def test_a_folder_whose_name_is_no_text_is_told_in_json(tmp_path: Path) -> None:
     coded = make_coded(tmp_path)
     coded.code = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FILTER = re.compile(r"filter\.(.*)\.(?:clean|smudge|process|required)", re.DOTALL)
+_OLDEST = (2, 31)  # GIT_CONFIG_COUNT came with it
 _OBJECT = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _STATES = {
     b"MERGE_HEAD": "merge",
@@ -247,6 +248,7 @@ def open_repository(programs: Programs) -> GitRepository:
     Raises `NotARepositoryError`, and `ProgramError` where git is not there or refuses.
     """
     bare = GitRepository(programs, programs.folder, b"", b"", b"")
+    _require_version(bare.ask("version"))
     try:
         inside = bare.ask("rev-parse", "--is-inside-work-tree")
         if inside != b"true":
@@ -273,6 +275,14 @@ def open_repository(programs: Programs) -> GitRepository:
         prefix=prefix,
     )
     return replace(found, configuration={**_CONFIGURATION, **_no_filters(found)})
+
+
+def _require_version(told: bytes) -> None:
+    """Raises `ProgramError` where git would not hear the configuration it is given here."""
+    found = re.match(rb"git version (\d+)\.(\d+)", told)
+    if found is None or (int(found[1]), int(found[2])) < _OLDEST:
+        name = told.decode("utf-8", "replace") or "git"
+        raise ProgramError(f"{name} is too old: 2.31 is the first that can be told to run nothing")
 
 
 def _no_filters(repository: GitRepository) -> dict[str, str]:
