@@ -292,19 +292,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeat", type=int, default=3, help="rounds (3)")
     parser.add_argument("--server", choices=("rgw", "swift"), default="rgw")
     parser.add_argument("--json", type=Path, help="write all values to this file")
-    parser.add_argument("--work", type=Path, default=fast_folder("benchmark-s3"))
+    parser.add_argument("--work", type=Path, help="where to work, else in memory")
     options = parser.parse_args(arguments)
     size = options.size * MIB
-    work = Path(tempfile.mkdtemp(prefix="backupd-s3-", dir=options.work))
+    work = (
+        Path(tempfile.mkdtemp(prefix="backupd-s3-", dir=options.work))
+        if options.work
+        else fast_folder("benchmark-s3")
+    )
     try:
         given = inputs.build(options.input, work, size_bytes=size, cache=options.cache)
         with running(options.server) as (server, folder):
+            where = f"{min(options.size, 256)} MiB, {options.server}"
             transfers = measure_transfers(server, work, min(size, 256 * MIB), options.repeat)
+            print(transfers.markdown(f"MB/s, {where}"), flush=True)
             programs, fan_out = measure_programs(server, folder, work, given.source, options.repeat)
     finally:
-        shutil.rmtree(options.work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     title = f"{given.title}, {given.size_bytes >> 20} MiB, {options.server}"
-    print(transfers.markdown(f"MB/s, {min(options.size, 256)} MiB, {options.server}"))
     print(programs.markdown(title))
     print(fan_out.markdown(title))
     if options.json:
