@@ -58,7 +58,7 @@ class Table:
         return statistics.median(self.values[row][column])
 
     def markdown(self, title: str) -> str:
-        """Medians as a table; the last column is the second to last beside the first."""
+        """The medians as a table, under its title."""
         columns = list(dict.fromkeys(name for row in self.values.values() for name in row))
         lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
         for row, cells in self.values.items():
