@@ -36,6 +36,7 @@ from backupd.targets.counting import Traffic
 Clock = Callable[[], float]
 Environment = Mapping[str, str]
 
+_READS_AHEAD = 4
 _MAX_SECRET = 64 * 1024
 _SECRET_TEXT = "BACKUPD_PASSPHRASE"  # noqa: S105 - a variable's name
 _SECRET_FILES = ("BACKUPD_PASSPHRASE_FILE", "BACKUPD_KEY_FILE")
@@ -194,6 +195,11 @@ class Installation:
     def nearest_first(self, names: Iterable[str]) -> list[str]:
         """Target names in the order local, NAS, S3."""
         return sorted(names, key=lambda name: _distance(self.settings.targets[name]))
+
+    def reads_ahead(self, name: str) -> int:
+        """How many reads of a target are worth having on their way beside those of the threads
+        that decode: none where data is at hand, some where each waits for a network."""
+        return _READS_AHEAD if isinstance(self.settings.targets.get(name), S3Target) else 0
 
     def model(self, name: str) -> ModelSettings:
         """The model of that name. Raises `NotFoundError` with the nearest names."""

@@ -137,6 +137,7 @@ def restore(
             reader.finder,
             place,
             threads=installation.settings.limits.threads,
+            waiting=installation.reads_ahead(snapshot.repository.name),
             failed=failed,
             progress=progress,
             stop=stop,

@@ -28,9 +28,12 @@ from backupd.operations.placement import Placement, RestoreRoot
 from backupd.operations.placement_errors import PlacementError
 from backupd.operations.placement_file import PlacedFile
 from backupd.operations.progress import Progress
+from backupd.repository.index import Location
+from backupd.repository.planned_reads import PlannedReads
 from backupd.repository.reachable import chunks_of, placed_chunks
 from backupd.repository.read_order import Family, Span, families, spans
 from backupd.repository.reader import BlobFinder, BlobReader
+from backupd.repository.records import BlobRecord
 from backupd.repository.tree import TreeEntry
 
 _WAVE_CHUNKS = 8192
@@ -95,10 +98,13 @@ class FileRestorer:
         place: RestoreRoot,
         *,
         threads: int,
+        waiting: int = 0,
         failed: dict[str, str],
         progress: Progress,
         stop: threading.Event,
     ) -> None:
+        """`threads` decode and write at once; `waiting` more have reads on their way, for a
+        target that is far."""
         self.restored_files = 0
         self.restored_bytes = 0
         self.skipped_files = 0
@@ -112,10 +118,12 @@ class FileRestorer:
         self._wave_files = 0
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._decoding = threading.Semaphore(threads)
+        self._far = waiting > 0
         self._reads: queue.Queue[Span | Family | None] = queue.Queue(maxsize=2 * threads)
         self._threads = [
             threading.Thread(target=self._work, name=f"restore-{number}", daemon=True)
-            for number in range(threads)
+            for number in range(threads + waiting)
         ]
         self._own_reader = BlobReader(finder)
         self._hash_buffer = memoryview(bytearray(_HASH_BYTES))
@@ -190,7 +198,10 @@ class FileRestorer:
                 locations.append(self._finder.find(blob_id))
             except DamagedError as error:
                 self._give_up(places, error.message)
-        shared, others = families(locations)
+        # Where runs are planned, a small delta costs no read of its own.
+        shared, others = families(locations, least=0) if self._far else families(locations)
+        if self._far:
+            self._finder.planned = self._plan(shared, locations)
         reads: Iterator[Span | Family] = chain(shared, spans(others))
         for read in reads:
             self._raise_failure()
@@ -202,9 +213,21 @@ class FileRestorer:
                 self._reads.put(read)
         self._reads.join()
         self._raise_failure()
+        self._finder.planned = None
         self._wave = {}
         self._wave_chunks = 0
         self._wave_files = 0
+
+    def _plan(self, shared: list[Family], locations: list[Location]) -> PlannedReads:
+        """The reads that fetch families, which do not lie together; the rest is merged as it is."""
+        wanted = {record for family in shared for span in family.deltas for record in span.records}
+        found = [location for location in locations if location.record in wanted]
+        for family in shared:
+            try:
+                found.append(self._finder.find(family.base_id, plain=True))
+            except DamagedError:
+                continue  # who reads the deltas says so
+        return PlannedReads(self._finder.repository.target, found)
 
     def _abandon_wave(self) -> None:
         for places in self._wave.values():
@@ -261,18 +284,24 @@ class FileRestorer:
             # Some of a run may still be readable, as when a pack was cut short.
             again = list(span.records)
         else:
-            again = []
-            for record in span.records:
-                begin = record.offset - span.offset
-                try:
-                    chunk = reader.open(record, sealed[begin : begin + record.sealed_size])
-                except DamagedError:
-                    again.append(record)
-                    continue
-                self._write_everywhere(record.blob_id, chunk)
+            with self._decoding:
+                again = self._write_span(reader, span, sealed)
         # After the rest, as it takes the reader's buffer.
         for record in again:
             self._restore_from_any_copy(reader, record.blob_id)
+
+    def _write_span(self, reader: BlobReader, span: Span, sealed: memoryview) -> list[BlobRecord]:
+        """Write what a span holds; the blobs that could not be opened."""
+        damaged = []
+        for record in span.records:
+            begin = record.offset - span.offset
+            try:
+                chunk = reader.open(record, sealed[begin : begin + record.sealed_size])
+            except DamagedError:
+                damaged.append(record)
+                continue
+            self._write_everywhere(record.blob_id, chunk)
+        return damaged
 
     def _restore_from_any_copy(self, reader: BlobReader, blob_id: bytes) -> None:
         try:

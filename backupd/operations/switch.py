@@ -269,6 +269,7 @@ class _Switch:
                 reader.finder,
                 place,
                 threads=self.installation.settings.limits.threads,
+                waiting=self.installation.reads_ahead(repository.name),
                 failed=failed,
                 progress=self.progress,
                 stop=self.stop,

@@ -44,8 +44,11 @@ def alone(location: Location) -> Span:
     return Span(location.pack_id, record.offset, record.sealed_size, (record,))
 
 
-def families(locations: Iterable[Location]) -> tuple[list[Family], list[Location]]:
-    """The deltas whose base is needed more than once, by base; and all other places.
+def families(
+    locations: Iterable[Location], *, least: int = LEAST_ALONE
+) -> tuple[list[Family], list[Location]]:
+    """The deltas of `least` bytes whose base is needed more than once, by base; and all other
+    places.
 
     Read one after another by one reader, the deltas of a family have their base opened once.
     """
@@ -56,7 +59,7 @@ def families(locations: Iterable[Location]) -> tuple[list[Family], list[Location
         record = location.record
         if not record.base_id:
             plain.add(record.blob_id)
-        elif record.sealed_size >= LEAST_ALONE:
+        elif record.sealed_size >= least:
             by_base.setdefault(record.base_id, []).append(location)
     grouped = {
         base_id: deltas
@@ -74,22 +77,25 @@ def families(locations: Iterable[Location]) -> tuple[list[Family], list[Location
     )
 
 
-def spans(locations: Iterable[Location]) -> Iterator[Span]:
-    """The reads that fetch all these blobs, pack by pack in the packs' own order."""
+def spans(locations: Iterable[Location], *, most: int = MERGE_MOST) -> Iterator[Span]:
+    """The reads that fetch all these blobs, pack by pack in the packs' own order.
+
+    A read is longer than `most` bytes only where one blob is.
+    """
     by_pack: dict[bytes, list[BlobRecord]] = {}
     for location in locations:
         by_pack.setdefault(location.pack_id, []).append(location.record)
     for pack_id, records in by_pack.items():
         records.sort(key=lambda record: record.offset)
-        yield from _merged(pack_id, records)
+        yield from _merged(pack_id, records, most)
 
 
-def _merged(pack_id: bytes, records: Sequence[BlobRecord]) -> Iterator[Span]:
+def _merged(pack_id: bytes, records: Sequence[BlobRecord], most: int) -> Iterator[Span]:
     run: list[BlobRecord] = []
     begin = end = 0
     for record in records:
         stop = record.offset + record.sealed_size
-        if run and (record.offset - end > _MERGE_GAP or stop - begin > MERGE_MOST):
+        if run and (record.offset - end > _MERGE_GAP or stop - begin > most):
             yield Span(pack_id, begin, end - begin, tuple(run))
             run = []
         if not run:

@@ -20,6 +20,7 @@ from backupd.errors import (
 )
 from backupd.repository.index import Index, Location
 from backupd.repository.layout import MIB, pack_name
+from backupd.repository.planned_reads import PlannedReads
 from backupd.repository.read_order import Span, alone
 from backupd.repository.records import BlobRecord
 from backupd.repository.repository import Repository
@@ -56,6 +57,8 @@ class BlobFinder:
         self._lock = threading.Lock()
         # Packs that were found to be in an archive class: not asked for again.
         self.cold: set[bytes] = set()
+        # What is going to be read, where a target is far.
+        self.planned: PlannedReads | None = None
 
     def find(self, blob_id: bytes, *, plain: bool = False) -> Location:
         """Where the blob lies, with `plain` as one without a base.
@@ -142,7 +145,9 @@ class BlobReader:
         if span.pack_id in self.finder.cold:
             raise ColdError(f"{name} is in an archive class and not thawed")
         try:
-            self._repository.target.read_into(name, span.offset, sealed)
+            planned = self.finder.planned
+            if planned is None or not planned.read_into(span.pack_id, span.offset, sealed):
+                self._repository.target.read_into(name, span.offset, sealed)
         except ColdError:
             self.finder.cold.add(span.pack_id)
             raise
