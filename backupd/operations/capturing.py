@@ -104,6 +104,25 @@ class Capture:
             raise MovedOnError
         self.left_out.append(skipped)
 
+    def keep_lost(self, before: PreviousEntry) -> bool:
+        """Keep what is gone of a checkpoint that is kept as it was; whether it is.
+
+        Raises `MovedOnError` without a plan: what is left of the checkpoint is to be looked at.
+        """
+        if not self._planned and is_checkpoint_name(name_of(before.path)):
+            raise MovedOnError
+        if before.type not in (FileType.FILE, FileType.FOLDER):
+            return False
+        if not self._plan.misses(before.path):
+            return False
+        self._sink.keep(before)
+        self._inspection.take_over(before.path)
+        reason = (
+            f"is gone from a checkpoint in the making; kept as v{self._previous_version} has it"
+        )
+        self.left_out.append(Skipped(before.path, SkipKind.TORN, reason))
+        return True
+
     def pass_over(self, item: Scanned, before: PreviousEntry | None) -> None:
         """Take note of a path that is there and not wanted."""
         self._visited.add(item.path)
@@ -131,6 +150,9 @@ class Capture:
 
         Raises `MovedOnError`.
         """
+        for path, why in self._plan.emptied.items():
+            reason = f"belongs to a checkpoint that {why}; it is kept without that"
+            self.left_out.append(Skipped(path, SkipKind.TORN, reason))
         for members in self._plan.sets:
             new = members & self._plan.seen.keys()
             gone = new - self._visited

@@ -170,14 +170,20 @@ class Previous:
         """Whether there is a snapshot, and it is of that scheme."""
         return self.snapshot is not None and self.snapshot.record.scheme == scheme
 
-    def beside(self, scan: Scan) -> Iterator[tuple[Scanned | Skipped, PreviousEntry | None]]:
-        """Each scanned path with the previous entry of that path, where there is one."""
+    def beside(
+        self, scan: Scan, keep_lost: Callable[[PreviousEntry], bool] = lambda entry: False
+    ) -> Iterator[tuple[Scanned | Skipped, PreviousEntry | None]]:
+        """Each scanned path with the previous entry of that path, where there is one.
+
+        `keep_lost` is told of each entry that is gone, in its turn, and may say that it is not
+        to count as lost.
+        """
         self.lost_entries = False
         entries = self._entries()
         before = next(entries, None)
         for item in scan:
             while before is not None and before.path < item.path:
-                self.lost_entries = True
+                self.lost_entries |= not keep_lost(before)
                 before = next(entries, None)
             if before is not None and before.path == item.path:
                 yield item, before
@@ -186,8 +192,9 @@ class Previous:
                 before = next(entries, None)
             else:
                 yield item, None
-        if before is not None:
-            self.lost_entries = True
+        while before is not None:
+            self.lost_entries |= not keep_lost(before)
+            before = next(entries, None)
 
     def _entries(self) -> Iterator[PreviousEntry]:
         if self.snapshot is None:

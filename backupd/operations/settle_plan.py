@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from backupd.capture.folders import parent_of
+from backupd.capture.folders import name_of, parent_of
 from backupd.capture.settle import SettleRules
+from backupd.capture.wholeness.names import is_checkpoint_name
 from backupd.errors import BackupdError
 
 
@@ -55,13 +56,28 @@ class SeenFile(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be believed: of the files in `seen` those that `torn` and `torn_folders` do not
-    say a reason against. `sets` are the paths that are whole only together.
+    say a reason against. `sets` are the paths that are whole only together. `emptied` names a
+    file of each set of which nothing is new and something is gone, with what that is.
+    `torn_beside` are folders in which files of a torn set lie among others.
     """
 
     torn: Mapping[bytes, str] = field(default_factory=dict)
     torn_folders: Mapping[bytes, str] = field(default_factory=dict)
     seen: Mapping[bytes, SeenFile] = field(default_factory=dict)
     sets: tuple[frozenset[bytes], ...] = ()
+    emptied: Mapping[bytes, str] = field(default_factory=dict)
+    torn_beside: frozenset[bytes] = frozenset()
+
+    def misses(self, path: bytes) -> bool:
+        """Whether a path that is gone belongs to a checkpoint that is kept as it was."""
+        above = parent_of(path)
+        if above in self.torn_beside and is_checkpoint_name(name_of(path)):
+            return True
+        while above:
+            if above in self.torn_folders:
+                return True
+            above = parent_of(above)
+        return False
 
     def doubt(self, path: bytes) -> str:
         """Why the file at `path` is not to be taken as it is; empty where it is."""

@@ -84,6 +84,7 @@ class _Look:
         self._candidates: dict[bytes, Scanned] = {}
         self._judged: dict[bytes, Judgement] = {}
         self._sets: list[CheckpointSet] = []
+        self._emptied: list[bytes] = []
         linked: set[bytes] = set()
         with Scan(root, options) as scan:
             for item, before in previous.beside(scan):
@@ -148,21 +149,31 @@ class _Look:
             path = min(one.members)
             changed_at = self._changed_folders.get(parent_of(path), 0.0)
             self.observed.append(Observed(path, changed_at, one.judgement))
+            self._emptied.append(path)
 
     def plan(self, torn: Mapping[bytes, str]) -> Plan:
         """What follows, where `torn` files are not to be believed."""
         in_sets = {path for one in self._sets for path in one.members}
         seen = {p: SeenFile(item.stat, p in in_sets) for p, item in self._candidates.items()}
-        # A set with a member that is not to be believed is not to be believed.
         torn = dict(torn)
+        emptied = {path: torn.pop(path) for path in self._emptied if path in torn}
+        # A set with a member that is not to be believed is not to be believed.
         reasons = {path: Judgement(Verdict.TORN, why) for path, why in torn.items()}
         spread_out, folders = spread(reasons, [s._replace(judgement=WHOLE) for s in self._sets])
         torn |= {p: j.reason for p, j in spread_out.items() if p in self._candidates}
+        beside = {
+            parent_of(path)
+            for one in self._sets
+            for path in one.members & torn.keys()
+            if not one.folder
+        }
         return Plan(
             torn,
             {path: judged.reason for path, judged in folders.items()},
             seen,
             tuple(one.members for one in self._sets),
+            emptied,
+            frozenset(beside),
         )
 
 

@@ -281,7 +281,7 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
         training = TrainingFiles(scan)
         try:
             capture.freeze()
-            for item, before in previous.beside(scan):
+            for item, before in previous.beside(scan, capture.keep_lost):
                 if request.stop.is_set():
                     raise StoppedError(
                         "stopped; what was stored is kept, and the next snapshot resumes"

@@ -160,6 +160,31 @@ def test_half_a_trainers_checkpoint_is_left_out_with_all_that_lies_in_it(world: 
     assert held(world, report, "checkpoint-500/model.safetensors") == state(1)
 
 
+def test_a_checkpoint_that_is_written_anew_is_kept_in_all_its_files(world: World) -> None:
+    """The trainer deletes a folder and fills it again: the last file of it is not there yet."""
+    folder = world.model_path / "dcp"
+    folder.mkdir()
+    (folder / "__0_0.distcp").write_bytes(b"one")
+    (folder / ".metadata").write_bytes(b"of one")
+    assert not take(world, NOW).partial
+    (folder / ".metadata").unlink()
+    (folder / "__0_0.distcp").write_bytes(b"two")
+    (world.model_path / "notes.txt").write_text("new")
+    report = take(world, NOW)
+    assert report.partial
+    assert held(world, report, "dcp/__0_0.distcp") == b"one"
+    assert held(world, report, "dcp/.metadata") == b"of one"
+    assert take(world, NOW).unchanged
+    (folder / ".metadata").write_bytes(b"of two")
+    report = take(world, NOW)
+    assert not report.partial and held(world, report, "dcp/.metadata") == b"of two"
+    (folder / ".metadata").unlink()
+    report = take(world, NOW)
+    assert "it is kept without that" in report.incomplete[0]
+    assert held(world, report, "dcp/.metadata") is None, "what was deleted is deleted"
+    assert held(world, report, "dcp/__0_0.distcp") == b"two"
+
+
 def test_a_checkpoint_deleted_by_rotation_while_it_is_read_is_looked_at_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

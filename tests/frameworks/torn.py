@@ -119,10 +119,10 @@ class Writer:
 
 
 class Tool(Protocol):
-    """A backup program: `take` makes a snapshot and says whether it calls it incomplete, and
-    `give` puts the newest one into an empty folder."""
+    """A backup program: `take` makes a snapshot and gives what it calls incomplete, and `give`
+    puts the newest one into an empty folder."""
 
-    def take(self, *, patient: bool) -> bool: ...
+    def take(self, *, patient: bool) -> list[str]: ...
 
     def give(self, to: Path) -> None: ...
 
@@ -154,7 +154,7 @@ class Backupd:
         with open_installation(self._settings, environment={}, clock=time.time) as installation:
             yield installation
 
-    def take(self, *, patient: bool) -> bool:
+    def take(self, *, patient: bool) -> list[str]:
         from backupd.capture.settle import SettleRules
         from backupd.operations.settle_plan import Settling
         from backupd.operations.snapshot import take_snapshot
@@ -165,7 +165,8 @@ class Backupd:
             report = take_snapshot(installation, model, settling=Settling(rules))
         assert report.snapshot is not None
         self._newest = report.snapshot.name
-        return report.partial
+        assert report.partial == bool(report.incomplete)
+        return list(report.incomplete)
 
     def give(self, to: Path) -> None:
         from backupd.operations.resolve import resolve
@@ -198,8 +199,8 @@ class Restic:
             raise RuntimeError(done.stderr.decode())
         return done.returncode
 
-    def take(self, *, patient: bool) -> bool:
-        return self._run("backup", str(self._model)) == 3
+    def take(self, *, patient: bool) -> list[str]:
+        return ["not every file was read"] * (self._run("backup", str(self._model)) == 3)
 
     def give(self, to: Path) -> None:
         raw = to.with_name(to.name + ".raw")
@@ -214,7 +215,7 @@ def measure(kind: str, snapshots: int, seed: int, tool: str) -> dict[str, Any]:
     torn: list[str] = []
     seen: list[int] = []
     incomplete = 0
-    with tempfile.TemporaryDirectory(prefix="torn-") as name:
+    with tempfile.TemporaryDirectory(prefix="torn-", ignore_cleanup_errors=True) as name:
         work = Path(name)
         model = work / "model"
         model.mkdir()
@@ -227,22 +228,24 @@ def measure(kind: str, snapshots: int, seed: int, tool: str) -> dict[str, Any]:
                 writer.begin(states)
                 running = True
             time.sleep(draw.uniform(0.0, 0.15))
-            incomplete += made.take(patient=draw.random() < 0.3)
-            _look(made, kind, work / "out", seen, torn)
+            named = made.take(patient=draw.random() < 0.3)
+            incomplete += bool(named)
+            _look(made, kind, work / "out", named, seen, torn)
             if number % _KILL_EVERY == _KILL_EVERY - 1:
                 writer.end(kill=True)
                 running = False
                 time.sleep(draw.uniform(0.0, 0.3))
-                incomplete += made.take(patient=False)
-                _look(made, kind, work / "out", seen, torn)
+                named = made.take(patient=False)
+                incomplete += bool(named)
+                _look(made, kind, work / "out", named, seen, torn)
         if running:
             writer.end(kill=True)
         # What a crash left is written over by a run that comes to its end.
         writer.begin(4)
         code = writer.end(kill=False)
         time.sleep(0.3)
-        last_said = made.take(patient=True)
-        _look(made, kind, work / "out", seen, torn)
+        named = made.take(patient=True)
+        _look(made, kind, work / "out", named, seen, torn)
         writer.close()
         return {
             "kind": kind,
@@ -252,17 +255,32 @@ def measure(kind: str, snapshots: int, seed: int, tool: str) -> dict[str, Any]:
             "torn": len(torn),
             "how": sorted(set(torn))[:5],
             "states": len(set(seen)),
-            "last": [code, last_said, seen[-1] if seen else None, writers.read_state(kind, model)],
+            "last": [
+                code,
+                bool(named),
+                seen[-1] if seen else None,
+                writers.read_state(kind, model),
+            ],
         }
 
 
-def _look(made: Tool, kind: str, out: Path, seen: list[int], torn: list[str]) -> None:
+def _look(
+    made: Tool, kind: str, out: Path, named: list[str], seen: list[int], torn: list[str]
+) -> None:
+    """Read what the newest snapshot holds with the program's own library."""
     try:
         made.give(out)
+        for sentence in named:
+            path, _, why = sentence.partition(": ")
+            # A checkpoint that was being deleted is named, and its rest is not one to load.
+            if "it is kept without that" in why or "was deleted while" in why:
+                shutil.rmtree((out / path).parent, ignore_errors=True)
         number = writers.read_state(kind, out)
         if number is not None:
             seen.append(number)
-    except Exception as error:
+    except BaseException as error:  # torch.distributed's own is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         torn.append(f"{type(error).__name__}: {str(error)[:160]}")
     finally:
         shutil.rmtree(out, ignore_errors=True)

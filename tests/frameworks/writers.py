@@ -202,6 +202,8 @@ def save_tf_checkpoint(folder: Path, number: int) -> None:
 def load_tf_checkpoint(folder: Path) -> int:
     import tensorflow as tf
 
+    if not any(folder.glob("ckpt.*")):
+        return 0  # what lies there has its temporary name yet
     module = _assign(_tf_module(), -1)
     tf.train.Checkpoint(module).read(str(folder / "ckpt")).assert_consumed()
     return _number_of_tf(module)
