@@ -312,7 +312,7 @@ def test_what_snapshots_need_is_held_on_and_what_they_do_not_is_left_to_run_out(
     # What only the forgotten snapshot needed is no more held than before.
     assert {key for key in after if key not in grown}
     # What is missing is said, and what somebody wrote over is never purged.
-    first, second = [key for key in locked.keys(client) if "/packs/" in key][:2]
+    first, second = [key for key in grown if "/packs/" in key][:2]
     locked.keeper.client().delete_object(Bucket=locked.bucket, Key=first)
     client.put_object(Bucket=locked.bucket, Key=second, Body=b"pay us")
     with locked.world.open() as installation:
