@@ -314,10 +314,10 @@ def test_what_snapshots_need_is_held_on_and_what_they_do_not_is_left_to_run_out(
     # What is missing is said, and what somebody wrote over is never purged.
     first, second = [key for key in grown if "/packs/" in key][:2]
     locked.keeper.client().delete_object(Bucket=locked.bucket, Key=first)
-    client.put_object(Bucket=locked.bucket, Key=second, Body=b"pay us")
     with locked.world.open() as installation:
         problems = extend(installation, "disk").problems
-        assert any("missing" in problem for problem in problems)
+        assert any("missing" in problem for problem in problems), problems
+    client.put_object(Bucket=locked.bucket, Key=second, Body=b"pay us")
     with replace(locked.keepers(tmp_path), ahead=(DAYS + 9) * DAY).open() as installation:
         purged = purge_hidden(installation, "disk", dry_run=True, stop=threading.Event())
         assert second.removeprefix(f"{locked.prefix}/") in purged.written_over
