@@ -24,7 +24,7 @@ from backupd.capture.wholeness.names import is_checkpoint_name
 from backupd.capture.wholeness.sets import CheckpointSet, Member, judge_sets, spread
 from backupd.capture.wholeness.verdict import WHOLE, Judgement, Verdict
 from backupd.errors import StoppedError
-from backupd.operations.previous import Previous
+from backupd.operations.previous import Previous, PreviousEntry
 from backupd.operations.progress import Progress
 from backupd.operations.settle_plan import NotSettledError, Plan, SeenFile, Settling
 from backupd.repository.tree import FileType
@@ -85,9 +85,10 @@ class _Look:
         self._judged: dict[bytes, Judgement] = {}
         self._sets: list[CheckpointSet] = []
         self._emptied: list[bytes] = []
+        self._lost: dict[bytes, set[bytes]] = {}
         linked: set[bytes] = set()
         with Scan(root, options) as scan:
-            for item, before in previous.beside(scan):
+            for item, before in previous.beside(scan, self._lose):
                 if isinstance(item, Skipped):
                     continue
                 same = before is not None and before.matches(item)
@@ -111,12 +112,19 @@ class _Look:
                     stop.wait(TICK_NS / 1e9)
                 self._judge(scan)
 
+    def _lose(self, before: PreviousEntry) -> bool:
+        """Take note of a path that is gone; it is lost all the same."""
+        name = name_of(before.path)
+        if is_checkpoint_name(name):
+            self._lost.setdefault(parent_of(before.path), set()).add(name)
+        return False
+
     def _take(self, item: Scanned, same: bool, *, known: bool) -> None:
         above = parent_of(item.path)
         found = item.stat
         changed = not same or above in self._changed_folders
         self._folders.setdefault(above, {})[name_of(item.path)] = Member(
-            item.path, found.st_size, found.st_mtime_ns, changed, known
+            item.path, found.st_size, found.st_mtime_ns, changed, known, not same
         )
         # Another name of a file that the scheme leaves out under its first comes as a file.
         if not same and item.type in (FileType.FILE, FileType.HARDLINK):
@@ -125,7 +133,7 @@ class _Look:
     def _judge(self, scan: Scan) -> None:
         for path, item in self._candidates.items():
             self._judged[path] = _judge_item(scan, item)
-        self._sets = judge_sets(self._folders, lambda path: _read(scan, path))
+        self._sets = judge_sets(self._folders, lambda path: _read(scan, path), self._lost)
         own = {path: judged for path, judged in self._judged.items() if judged != WHOLE}
         spread_out, _ = spread(own, self._sets)
         self._judged |= {p: j for p, j in spread_out.items() if p in self._candidates}

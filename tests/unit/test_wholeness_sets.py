@@ -133,3 +133,16 @@ def test_what_comes_last_is_older_only_after_a_save_that_was_cut_short_or_a_copy
     ):
         assert worst(files).verdict is Verdict.DOUBTFUL
         assert worst(files, known=True).verdict is Verdict.TORN
+
+
+def test_what_comes_last_alone_is_a_checkpoint_that_is_being_deleted() -> None:
+    folders = folders_of({"c/.metadata": (b"x", 1), "ckpt.index": (b"x", 1)}, known=True)
+    lost = {b"c": {b"__0_0.distcp"}, b"": {b"ckpt.data-00000-of-00001"}}
+    found = judge_sets(folders, lambda path: None, lost)
+    assert [one.judgement.reason for one in found] == ["has lost its data"] * 2
+    assert not judge_sets(folders, lambda path: None)
+    saved_anew = {
+        path: {name: member._replace(rewritten=True) for name, member in folder.items()}
+        for path, folder in folders.items()
+    }
+    assert not judge_sets(saved_anew, lambda path: None, lost), "by fewer ranks"

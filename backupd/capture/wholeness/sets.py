@@ -7,7 +7,7 @@ content it reads through `read`. A set is torn as soon as one of its members is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from backupd.capture.containers.bounded import (
@@ -42,7 +42,8 @@ _INDEXED_SUFFIXES = (b".safetensors", b".bin")
 class Member(NamedTuple):
     """A file of a checkpoint as the scan found it; times in nanoseconds since the epoch.
 
-    `known` says that the snapshot before has a file of this path.
+    `changed` says that it or its folder did since the snapshot before, `known` that that has a
+    file of this path, and `rewritten` that it is another one.
     """
 
     path: bytes
@@ -50,6 +51,7 @@ class Member(NamedTuple):
     mtime_ns: int
     changed: bool
     known: bool = False
+    rewritten: bool = False
 
 
 Folder = Mapping[bytes, Member]
@@ -67,10 +69,16 @@ class CheckpointSet(NamedTuple):
     folder: bytes = b""
 
 
-def judge_sets(folders: Mapping[bytes, Folder], read: Read) -> list[CheckpointSet]:
-    """The sets with a changed member in the model's `folders`, by relative path."""
+def judge_sets(
+    folders: Mapping[bytes, Folder], read: Read, lost: Mapping[bytes, Set[bytes]] | None = None
+) -> list[CheckpointSet]:
+    """The sets with a changed member in the model's `folders`, by relative path.
+
+    `lost` are names, by folder, that the snapshot before has and that are gone.
+    """
     found: list[CheckpointSet] = []
     for path, folder in folders.items():
+        found += _without_data(path, folder, (lost or {}).get(path, frozenset()))
         for rule in (_shards, _tensorflow, _saved_model, _trainer, _ranks, _distributed):
             found += rule(path, folder, folders, read)
     changed = {m.path for folder in folders.values() for m in folder.values() if m.changed}
@@ -272,6 +280,19 @@ def _in_order(members: Iterable[Member], last: Member, reason: str) -> Judgement
     if all(member.mtime_ns <= last.mtime_ns for member in members):
         return WHOLE
     return torn(reason) if last.known else doubtful(reason)
+
+
+def _without_data(path: bytes, folder: Folder, lost: Set[bytes]) -> Iterator[CheckpointSet]:
+    """Checkpoints that are being deleted: what comes last is still there, the data is not."""
+    metadata = folder.get(DISTRIBUTED_METADATA)
+    if metadata is not None and not metadata.rewritten and any(map(DISTRIBUTED.match, lost)):
+        members = [member for name, member in folder.items() if DISTRIBUTED.match(name)]
+        yield CheckpointSet(_paths([metadata, *members]), torn("has lost its data"), path)
+    for name in lost:
+        data = TENSORFLOW_DATA.match(name)
+        index = folder.get(data[1] + TENSORFLOW_INDEX) if data is not None else None
+        if index is not None and not index.rewritten:
+            yield CheckpointSet(_paths([index]), torn("has lost its data"))
 
 
 def _json(read: Read, path: bytes) -> object | None:
