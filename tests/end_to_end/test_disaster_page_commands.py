@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import re
 import shlex
@@ -32,6 +33,13 @@ HOME = "/home/ml"
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
+def weights(count: int) -> bytes:
+    """A safetensors file of one tensor of so many numbers."""
+    tensor = {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}
+    header = json.dumps({"weight": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + os.urandom(4 * count)
+
+
 class Disaster:
     """A box that was backed up and is gone, and a bare one on which the page is followed."""
 
@@ -58,7 +66,7 @@ class Disaster:
         """Two snapshots into `target` (in YAML), then nothing is left of the box."""
         model = self.lost / "runs/llama-ft"
         (model / "checkpoint-100").mkdir(parents=True)
-        (model / "checkpoint-100/model.safetensors").write_bytes(os.urandom(3_000_000))
+        (model / "checkpoint-100/model.safetensors").write_bytes(weights(749_000))
         (model / "config.json").write_text("{}\n")
         config = self.lost / ".config/backupd/backupd.yaml"
         config.parent.mkdir(parents=True)
