@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zstandard
@@ -157,6 +159,23 @@ def test_one_number_below_zero_among_many_comes_back_too() -> None:
     out = bytearray(payload_bound(len(chunk)))
     written = PlaneEncoder().encode(chunk, 4, True, out)
     assert written and second_reader(bytes(out[:written]), len(chunk)) == chunk
+
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "codec2" / "payloads.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"), [("signed", 1), ("one sign", 0), ("difference", 2), ("ordered", 6)]
+)
+def test_payloads_that_were_made_once_are_read(name: str, flags: int) -> None:
+    payload, chunk, base = (
+        GOLDEN[f"{name}.{part}"].tobytes() for part in ("payload", "chunk", "base")
+    )
+    assert payload[1] == flags
+    assert second_reader(payload, len(chunk), base) == chunk
+    back = bytearray(len(chunk))
+    PlaneDecoder().decode(payload, back, base=base or None)
+    assert back == chunk
 
 
 def test_a_difference_that_saves_nothing_is_left_to_the_plain_form() -> None:
