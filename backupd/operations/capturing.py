@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from backupd.capture.folders import name_of
+from backupd.capture.folders import name_of, parent_of
 from backupd.capture.freeze import Freezer
 from backupd.capture.metadata import TICK_NS
 from backupd.capture.reading import CaptureFile, open_for_capture, read_small
@@ -107,10 +107,16 @@ class Capture:
     def keep_lost(self, before: PreviousEntry) -> bool:
         """Keep what is gone of a checkpoint that is kept as it was; whether it is.
 
-        Raises `MovedOnError` without a plan: what is left of the checkpoint is to be looked at.
+        Raises `MovedOnError` where it is not in the plan: what is left of the checkpoint is to be
+        looked at.
         """
-        if not self._planned and is_checkpoint_name(name_of(before.path)):
-            raise MovedOnError
+        name = name_of(before.path)
+        if (
+            is_checkpoint_name(name)
+            and name not in self._plan.lost.get(parent_of(before.path), ())
+            and not self._last
+        ):
+            raise MovedOnError  # it went since the look, or there was none yet
         if before.type not in (FileType.FILE, FileType.FOLDER):
             return False
         if not self._plan.misses(before.path):

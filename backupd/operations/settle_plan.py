@@ -6,7 +6,7 @@ The looking and waiting is `settling`'s, which an unchanged model never imports.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,7 +58,8 @@ class Plan:
     """What is to be believed: of the files in `seen` those that `torn` and `torn_folders` do not
     say a reason against. `sets` are the paths that are whole only together. `emptied` names a
     file of each set of which nothing is new and something is gone, with what that is.
-    `torn_beside` are folders in which files of a torn set lie among others.
+    `torn_beside` are folders in which files of a torn set lie among others. `lost` are the names,
+    by folder, of checkpoint files that were gone already.
     """
 
     torn: Mapping[bytes, str] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Plan:
     sets: tuple[frozenset[bytes], ...] = ()
     emptied: Mapping[bytes, str] = field(default_factory=dict)
     torn_beside: frozenset[bytes] = frozenset()
+    lost: Mapping[bytes, Set[bytes]] = field(default_factory=dict)
 
     def misses(self, path: bytes) -> bool:
         """Whether a path that is gone belongs to a checkpoint that is kept as it was."""

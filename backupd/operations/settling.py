@@ -182,6 +182,7 @@ class _Look:
             tuple(one.members for one in self._sets),
             emptied,
             frozenset(beside),
+            self._lost,
         )
 
 
