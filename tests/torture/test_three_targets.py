@@ -218,7 +218,12 @@ def slow(fire: Fire, target: str) -> Iterator[None]:
 
 @contextmanager
 def shot_at(fire: Fire, target: str) -> Iterator[None]:
-    """Wrong bytes and deleted objects; check names each that is there to be named."""
+    """Wrong bytes and deleted objects; check names each.
+
+    What the trouble before held up is brought everywhere first: of a snapshot that is on one target
+    only, nobody could mend what is shot there.
+    """
+    fire.line.ok("sync")
     sound = fire.objects(target)
     chosen = fire.rng.sample(sorted(sound), min(4, len(sound)))
     for number, name in enumerate(chosen):
