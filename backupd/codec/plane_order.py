@@ -30,12 +30,15 @@ _COLUMNS = 128 << 10
 
 
 class PlaneOrder:
-    """Puts planes into the order of their keys and back. Keeps buffers: one per thread."""
+    """Puts planes into the order of their keys and back. Keeps buffers: one per thread.
+
+    They are made at the first use, as most chunks are in no order.
+    """
 
     def __init__(self) -> None:
-        self._masks = np.empty((len(_EXCHANGES), _COLUMNS), np.uint8)
-        self._keys = np.empty((RANKS, _COLUMNS), np.uint8)
-        self._spare = np.empty(_COLUMNS, np.uint8)
+        self._masks = np.empty((0, 0), np.uint8)
+        self._keys = np.empty((0, 0), np.uint8)
+        self._spare = np.empty(0, np.uint8)
 
     def arrange(self, keys: Bytes, planes: Sequence[Bytes]) -> None:
         """Sort `planes` in place: all are cut into eight slices, which are sorted across.
@@ -51,6 +54,10 @@ class PlaneOrder:
         self._run(keys, planes, back=True)
 
     def _run(self, keys: Bytes, planes: Sequence[Bytes], *, back: bool) -> None:
+        if not self._spare.size:
+            self._masks = np.empty((len(_EXCHANGES), _COLUMNS), np.uint8)
+            self._keys = np.empty((RANKS, _COLUMNS), np.uint8)
+            self._spare = np.empty(_COLUMNS, np.uint8)
         columns = keys.size // RANKS
         key_rows = _rows(keys, columns)
         plane_rows = [_rows(plane, columns) for plane in planes]
