@@ -67,6 +67,11 @@ class Fire:
             stdout=subprocess.DEVNULL,
             stderr=(self.root / "daemon.log").open("ab"),
         )
+        # Until it answers a command does its work by itself, and tells of it by itself.
+        end = time.monotonic() + 120
+        while not self.line("--json", "status").document["running"]:
+            assert time.monotonic() < end, "the daemon does not answer"
+            time.sleep(0.2)
 
     def kill(self) -> None:
         assert self.daemon is not None
@@ -264,10 +269,14 @@ def burn(fire: Fire, order: Sequence[tuple[str, Trouble]]) -> None:
         killed = fire.rng.random() < 0.4
         print(f"round {number}: {trouble.__name__} on {target}, killed {killed}", flush=True)
         with trouble(fire, target):
-            fire.snapshot(killed=killed)
+            document = fire.snapshot(killed=killed)
             # Whoever was asked and died has told nobody; the next round asks again.
             if trouble in (absent, full, read_only) and not killed:
-                fire.wait_until_named(target)
+                results = [r for entry in document["snapshots"] for r in entry["targets"]]
+                if any(r["target"] == target and r["error"] for r in results):
+                    fire.named += 1
+                else:
+                    fire.wait_until_named(target)
     fire.settled()
     assert fire.daemon is not None
     fire.daemon.terminate()
