@@ -111,12 +111,12 @@ class Capture:
         looked at.
         """
         name = name_of(before.path)
-        if (
-            is_checkpoint_name(name)
-            and name not in self._plan.lost.get(parent_of(before.path), ())
-            and not self._last
-        ):
-            raise MovedOnError  # it went since the look, or there was none yet
+        known = name in self._plan.lost.get(parent_of(before.path), ())
+        if is_checkpoint_name(name) and not known:
+            if not self._last:
+                raise MovedOnError  # it went since the look, or there was none yet
+            reason = "was deleted while the rest of its checkpoint was read"
+            self.left_out.append(Skipped(before.path, SkipKind.TORN, reason))
         if before.type not in (FileType.FILE, FileType.FOLDER):
             return False
         if not self._plan.misses(before.path):
