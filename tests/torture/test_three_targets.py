@@ -263,6 +263,9 @@ def bind(root: Path, target: str) -> None:
 
 
 def burn(fire: Fire, order: Sequence[tuple[str, Trouble]]) -> None:
+    for model, meant in fire.meant.items():
+        # The daemon's own first run may come before the first change.
+        meant.append(manifest_of(fire.root / "models" / model))
     fire.start()
     fire.settled()
     for number, (target, trouble) in enumerate(order):
