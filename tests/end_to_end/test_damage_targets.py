@@ -1,6 +1,6 @@
 """Random damage on every kind of target: check names it, repair mends it, or it is named as lost.
 
-The short form does a few places of each kind; `pytest -m torture` does forty.
+The short form does a few places of each kind; `pytest -m endurance` does forty.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_damage_is_named_and_mended_with_the_same_bytes(world: World) -> None:
     mend_one_after_another(world, 2 if isinstance(world.targets["disk"], S3Target) else 4)
 
 
-@pytest.mark.torture
+@pytest.mark.endurance
 @pytest.mark.timeout(1800)
 def test_damage_in_forty_places_is_named_and_mended_with_the_same_bytes(world: World) -> None:
     mend_one_after_another(world, 40)
@@ -200,7 +200,7 @@ def test_a_single_target_is_mended_from_the_live_folder_and_names_the_rest(world
     mend_alone(world, 4)
 
 
-@pytest.mark.torture
+@pytest.mark.endurance
 @pytest.mark.timeout(900)
 def test_a_single_target_with_forty_damages_names_what_it_cannot_mend(world: World) -> None:
     mend_alone(world, 40)
@@ -238,7 +238,7 @@ def test_a_killed_repair_is_finished_by_the_next(tmp_path: Path) -> None:
     kill_and_go_on(twins(tmp_path, LocalTarget("disk", tmp_path / "repo")), 4)
 
 
-@pytest.mark.torture
+@pytest.mark.endurance
 @pytest.mark.timeout(900)
 def test_a_repair_killed_at_every_operation_is_finished_by_the_next(tmp_path: Path) -> None:
     kill_and_go_on(twins(tmp_path, LocalTarget("disk", tmp_path / "repo")), 1)

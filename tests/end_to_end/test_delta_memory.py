@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_the_model() -> None:
     compare(Path("/dev/shm") / f"backupd-memory-{os.getpid()}", 200 * MIB, 1000 * MIB)
 
 
-@pytest.mark.torture
+@pytest.mark.endurance
 @pytest.mark.timeout(1800)
 def test_a_model_of_twenty_gigabytes_takes_the_memory_of_one_of_two(tmp_path: Path) -> None:
     compare(tmp_path / "world", 2000 * MIB, 20_000 * MIB)

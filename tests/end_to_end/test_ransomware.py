@@ -210,6 +210,7 @@ def test_with_the_boxs_credentials_nothing_can_be_deleted_and_every_snapshot_res
     assert not locked.world.findings()
 
 
+@pytest.mark.torture
 def test_credentials_that_may_delete_cannot_delete_what_is_held(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
@@ -242,6 +243,7 @@ def test_credentials_that_may_delete_cannot_delete_what_is_held(
         assert not locked.world.findings()
 
 
+@pytest.mark.torture
 def test_forget_and_prune_leave_the_box_and_are_done_by_the_keeper(
     locked: Locked, tmp_path: Path
 ) -> None:
@@ -275,6 +277,7 @@ def test_forget_and_prune_leave_the_box_and_are_done_by_the_keeper(
     locked.world.verify()
 
 
+@pytest.mark.torture
 def test_what_snapshots_need_is_held_on_and_what_they_do_not_is_left_to_run_out(
     locked: Locked, tmp_path: Path
 ) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.support.s3_story import MiB, Story, own_server
 
 
+@pytest.mark.torture
 def test_a_store_that_is_killed_and_comes_back_loses_nothing(tmp_path: Path) -> None:
     with own_server("swift") as rig:
         story = Story(tmp_path, rig, random.Random(7), file_bytes=2 * MiB)

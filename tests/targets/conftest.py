@@ -75,7 +75,7 @@ def target(
         yield made
 
 
-@pytest.fixture(params=["memory", "local", "local-without-links", "nas", "s3", "swift"])
+@pytest.fixture(params=["memory", "local", "local-without-links", "nas", "s3", _SWIFT])
 def creating_target(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Target]:

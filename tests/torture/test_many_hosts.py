@@ -367,12 +367,13 @@ def fleet_on(server: S3Server, root: Path, grace_seconds: float) -> Fleet:
     return Fleet(root, place, grace_seconds)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.torture
+@pytest.mark.timeout(600)
 def test_hosts_and_a_pruner_share_a_bucket_under_kills(s3_server: S3Server, tmp_path: Path) -> None:
     run(fleet_on(s3_server, tmp_path, 6.0), 4, 10.0)
 
 
-@pytest.mark.torture
+@pytest.mark.endurance
 @pytest.mark.timeout(1500)
 def test_sixteen_hosts_and_a_pruner_share_a_bucket_for_two_minutes(
     s3_server: S3Server, tmp_path: Path

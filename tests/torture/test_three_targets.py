@@ -2,7 +2,7 @@
 
 Each round one target is in trouble while three models change; what is lost is named when it is
 looked for. After `sync` and `repair` every listed snapshot comes back from each target alone.
-The short form has three rounds; `pytest -m torture` has twenty.
+The short form has three rounds; `pytest -m endurance` has twenty.
 """
 
 from __future__ import annotations
@@ -378,13 +378,14 @@ def fire(s3_server: S3Server, tmp_path: Path) -> Iterator[Fire]:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(290)
+@pytest.mark.torture
+@pytest.mark.timeout(600)
 def test_three_targets_hold_through_three_rounds(fire: Fire) -> None:
     burn(fire, [("s3", shot_at), ("nas", absent), ("disk", read_only)])
 
 
 @pytest.mark.system
-@pytest.mark.torture
+@pytest.mark.endurance
 @pytest.mark.timeout(3600)
 def test_three_targets_hold_through_twenty_rounds(fire: Fire) -> None:
     all_of_them = [(target, trouble) for target in TARGETS for trouble in TROUBLES[target]]
