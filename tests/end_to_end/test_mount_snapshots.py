@@ -28,7 +28,7 @@ def backupd(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     rng = random.Random(3)
     (model / "large.bin").write_bytes(rng.randbytes(11_000_000))
     os.link(model / "large.bin", model / "again.bin")
-    with (model / "holes.bin").open("wb") as file:
+    with (model / "holes.dat").open("wb") as file:
         file.truncate(9_000_000)
         file.seek(2_000_000)
         file.write(rng.randbytes(100_000))
@@ -77,7 +77,7 @@ def test_each_version_is_a_folder_that_equals_what_was_stored(mounted: Path, mod
     latest = versions / "latest"
     assert latest.readlink() == Path("v2")
     subprocess.run(["diff", "-r", "--no-dereference", str(latest) + "/", str(model)], check=True)
-    for name in ("config.json", "holes.bin", "leads", "checkpoint-100"):
+    for name in ("config.json", "holes.dat", "leads", "checkpoint-100"):
         seen, kept = (latest / name).lstat(), (model / name).lstat()
         assert seen.st_mode == kept.st_mode
         assert seen.st_size == kept.st_size or (latest / name).is_dir()
@@ -109,7 +109,7 @@ def test_any_run_of_a_file_is_what_is_there_in_the_model(backupd: CommandLine, m
     rng = random.Random(5)
     with open_installation(settings, environment=environment, clock=time.time) as installation:
         folders = SnapshotFolders(installation, monotonic=time.monotonic, note=print)
-        for name in ("large.bin", "holes.bin", "again.bin", "config.json"):
+        for name in ("large.bin", "holes.dat", "again.bin", "config.json"):
             content = (model / name).read_bytes()
             file = folders.open(b"sample-model/v2/" + name.encode())
             for _ in range(60):

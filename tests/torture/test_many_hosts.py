@@ -358,7 +358,8 @@ def orphans_go(fleet: Fleet, listed: int) -> None:
             name[-64:] for name in names if name.startswith("packs/")
         }
         stored = sum(pack.used_bytes for pack in packs)
-        assert stored < listed * SHARED_BYTES / 2, "what all boxes have is stored once"
+        # Boxes that begin at the same moment do not see each other's packs yet.
+        assert stored < listed * SHARED_BYTES * 2 / 3, "what all boxes have is stored once"
 
 
 def fleet_on(server: S3Server, root: Path, grace_seconds: float) -> Fleet:
