@@ -300,6 +300,7 @@ class _Maker:
             code=self.code(name, section.code),
             settle_seconds=section.settle.total_seconds(),
             settle_max_seconds=section.settle_max.total_seconds(),
+            keep_torn=section.keep_torn,
             file=self.document.file,
             line=self.document.line(("models", name)),
         )

@@ -203,6 +203,12 @@ class ModelSection(Section):
         description="After so long a wait what is whole is taken, and what is not is named.",
         examples=["1h"],
     )
+    keep_torn: bool = Field(
+        False,
+        description="Store checkpoint files that are not whole as they are, for those which only"
+        " look torn to backupd. They are waited for and named all the same.",
+        examples=["true"],
+    )
     targets: dict[str, Policies] = Field(
         description="Where the snapshots go: each target with the policy, or the list of"
         " policies, that thins them there.",

@@ -124,6 +124,7 @@ class ModelSettings:
     code: CodeSettings | None = None
     settle_seconds: float = 30.0
     settle_max_seconds: float = 3600.0
+    keep_torn: bool = False
     file: str = ""
     line: int = 0
 

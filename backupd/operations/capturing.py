@@ -52,7 +52,9 @@ class Capture:
         stop: threading.Event,
         previous_version: int,
         last: bool,
+        keep_torn: bool = False,
     ) -> None:
+        """With `keep_torn` what is not whole is taken as it is, and named all the same."""
         self.left_out: list[Skipped] = []
         self._scan = scan
         self._sink = sink
@@ -64,6 +66,7 @@ class Capture:
         self._stop = stop
         self._previous_version = previous_version
         self._last = last
+        self._keep_torn = keep_torn
         self._frozen: dict[bytes, CaptureFile] = {}
         self._visited: set[bytes] = set()
 
@@ -186,9 +189,12 @@ class Capture:
 
     def _take_file(self, item: Scanned, before: PreviousEntry | None) -> None:
         doubt = self._plan.doubt(item.path)
-        if doubt:
+        if doubt and not self._keep_torn:
             raise LeftOutError(Skipped(item.path, SkipKind.TORN, doubt))
-        if is_checkpoint_name(name_of(item.path)):
+        if doubt:
+            reason = f"{doubt}; stored as it is, as keep_torn says"
+            self.left_out.append(Skipped(item.path, SkipKind.TORN, reason))
+        elif is_checkpoint_name(name_of(item.path)):
             if not self._planned:
                 raise MovedOnError
             self._take_checkpoint(item, before)

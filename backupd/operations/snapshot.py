@@ -277,6 +277,7 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
             stop=request.stop,
             previous_version=previous.snapshot.record.version if previous.snapshot else 0,
             last=last,
+            keep_torn=model.keep_torn,
         )
         training = TrainingFiles(scan)
         try:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_a_torn_file_that_was_never_whole_is_left_out_and_said_again(world: Worl
     assert report.partial and held(world, report, "first.pt") is None
     again = take(world, NOW)
     assert again.unchanged and again.partial and again.incomplete == report.incomplete
+
+
+def test_what_only_looks_torn_is_stored_and_named_where_the_model_says_so(world: World) -> None:
+    odd = b"PK\3\4" + bytes(1000)
+    (world.model_path / "odd.pt").write_bytes(odd)
+    with world.open() as installation:
+        model = replace(world.settings.models[MODEL], keep_torn=True)
+        report = take_snapshot(installation, model, settling=NOW)
+    assert report.partial and report.snapshot is not None
+    assert report.incomplete[0].startswith("odd.pt: ")
+    assert report.incomplete[0].endswith("; stored as it is, as keep_torn says")
+    assert report.snapshot.incomplete == report.incomplete
+    assert held(world, report, "odd.pt") == odd
 
 
 def test_a_file_in_the_making_is_waited_for(world: World) -> None:
