@@ -74,7 +74,11 @@ def after_snapshot(
         elif result is not None or name in whole_on:
             version = result.version if result is not None else 0
             found[name] = replace(
-                working(before), last_good=started, version=max(version, before.version)
+                working(before),
+                last_good=started,
+                version=max(version, before.version),
+                # What it is owed lies below what it has now, where only a look at all finds it.
+                looked=0.0 if before.owed else before.looked,
             )
         else:
             found[name] = before if before.owed or before.error else _still_good(before, started)

@@ -135,8 +135,8 @@ def catch_up(
             if quickly is not None:
                 copier = _copier(installation, name, destination, progress, stop)
                 results += copier.copy(quickly.missing)
-                complete = True
                 if quickly.highest >= newest:
+                    complete = True
                     break
                 continue
             results += replicate(
@@ -145,7 +145,8 @@ def catch_up(
             complete = True
         except TargetError as error:
             failure = failure or error
-    if failure is not None and not complete:
+    # Also where another had nothing to give: what failed may well be the destination.
+    if failure is not None:
         raise failure
     if away and not complete:
         why = "; ".join(error.message for error in away.values())

@@ -65,6 +65,8 @@ def test_a_target_that_took_a_snapshot_may_still_be_owed_older_ones() -> None:
     away = failing(replace(GOOD, owed=2), "away", owed=0, now=2_500.0)
     found = after(report(TargetResult("disk", 4, 900)), disk=away)["disk"]
     assert (found.owed, found.error, found.failed_since, found.failures) == (2, "", 0.0, 0)
+    # They lie below the one that it took, so that its newest alone does not tell of them.
+    assert is_thorough(found, since=SINCE, now=3_002.0)
 
 
 def test_what_is_taken_while_a_copy_runs_is_still_owed_after_it() -> None:
