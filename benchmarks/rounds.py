@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from pathlib import Path
 from benchmarks.inputs import Input, moved
 from benchmarks.measure import Command, Cost, disk_bytes, run
 from benchmarks.peers import Peer
+
+_STILL_SECONDS = 2.0
 
 
 class WrongBytesError(Exception):
@@ -64,6 +67,8 @@ def _versions(
         if kind.sees_changes:
             before = disk_bytes(peer.repository)
             with moved(given.change):
+                # What was written this very moment is waited for, as more may come.
+                time.sleep(_STILL_SECONDS)
                 session.costs("changed", peer.snapshot())
             figures.stored_bytes["changed"].append(disk_bytes(peer.repository) - before)
 
