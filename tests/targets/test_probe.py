@@ -28,20 +28,10 @@ from backupd.targets.s3 import BucketTarget
 from backupd.targets.s3_conditions import Conditions, worst
 from tests.rigs.careless_s3 import CarelessS3, careless_s3
 from tests.rigs.servers import S3Server
+from tests.support.world import PROBED
 from tests.targets.conftest import mounted_tmpfs, s3_settings
 
-GOOD = Capabilities(
-    creation=Creation.ATOMIC,
-    ranges=Ranges.PARTIAL,
-    whole=True,
-    checksums=True,
-    listing=True,
-    deletes=True,
-    versioning=False,
-    object_lock=Lock.ABSENT,
-    clock_ahead_seconds=0.0,
-    probed=0.0,
-)
+GOOD = PROBED
 
 
 def seen(server: S3Server, tmp_path: Path, bucket: str) -> Capabilities:

@@ -11,11 +11,10 @@ from backupd.cli import documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
-from backupd.cli.errors import error_document, explain
+from backupd.cli.each_target import on_each_target
 from backupd.cli.formatting import count, listing, printable, size
 from backupd.cli.opening import chosen_targets, opened
 from backupd.cli.parameters import percent, repository_option, target_option
-from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
@@ -64,32 +63,21 @@ def check_command(
     """
     from backupd.operations.check import check
 
-    answers: list[dict[str, Any]] = []
-    codes: list[int] = []
+    def tell(report: CheckReport) -> tuple[dict[str, Any], int]:
+        _say_check(app, report)
+        code = errors.EXIT_DONE if report.clean else errors.EXIT_DAMAGED
+        return documents.check_report(report), code
+
     with opened(app, repository, quickly=True) as installation, stop_on_signal() as stop:
         names = chosen_targets(installation, target)
-        for name in names:
-            try:
-                with shown_progress(app) as progress:
-                    report = check(
-                        installation,
-                        name,
-                        read_data_percent=read_data,
-                        progress=progress,
-                        stop=stop,
-                    )
-            except errors.StoppedError:
-                raise
-            except errors.BackupdError as error:
-                if len(names) == 1:
-                    raise
-                output.warn(app, f"{name}: {error}")
-                answers.append({"target": name, **error_document(explain(error))})
-                codes.append(error.exit_code)
-                continue
-            answers.append(documents.check_report(report))
-            codes.append(errors.EXIT_DONE if report.clean else errors.EXIT_DAMAGED)
-            _say_check(app, report)
+        answers, codes = on_each_target(
+            app,
+            names,
+            lambda name, progress: check(
+                installation, name, read_data_percent=read_data, progress=progress, stop=stop
+            ),
+            tell,
+        )
     output.document(app, {"clean": not any(codes), "targets": answers})
     # Damage is what a caller of check has to hear of, whatever else happened.
     return errors.EXIT_DAMAGED if errors.EXIT_DAMAGED in codes else combined(codes)

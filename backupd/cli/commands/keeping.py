@@ -13,11 +13,10 @@ from backupd.cli import completion, documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
-from backupd.cli.errors import error_document, explain
+from backupd.cli.each_target import on_each_target
 from backupd.cli.formatting import Column, count, local_time, pairs, printable, size, utc_time
 from backupd.cli.opening import chosen_models, chosen_targets, opened
 from backupd.cli.parameters import dry_run_option, duration, target_option
-from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
 if TYPE_CHECKING:
@@ -321,32 +320,24 @@ def prune_command(app: App, target: tuple[str, ...], dry_run: bool) -> int:
     from backupd.operations.append_only import append_only
     from backupd.operations.prune import prune
 
-    answers: list[dict[str, Any]] = []
-    codes: list[int] = []
+    def tell(report: PruneReport) -> tuple[dict[str, Any], int]:
+        _say_prune(app, report)
+        return documents.prune_report(report), errors.EXIT_DONE
+
     with opened(app) as installation, stop_on_signal() as stop:
         names = chosen_targets(installation, target)
         left = append_only(installation.settings, () if target else names)
         for name in left:
             output.say(app, f"{name} is append-only here and is left to who may thin it")
         names = [name for name in names if name not in left]
-        for name in names:
-            try:
-                with shown_progress(app) as progress:
-                    report = prune(
-                        installation, name, dry_run=dry_run, progress=progress, stop=stop
-                    )
-            except errors.StoppedError:
-                raise
-            except errors.BackupdError as error:
-                if len(names) == 1:
-                    raise
-                output.warn(app, f"{name}: {error}")
-                answers.append({"target": name, **error_document(explain(error))})
-                codes.append(error.exit_code)
-                continue
-            answers.append(documents.prune_report(report))
-            codes.append(errors.EXIT_DONE)
-            _say_prune(app, report)
+        answers, codes = on_each_target(
+            app,
+            names,
+            lambda name, progress: prune(
+                installation, name, dry_run=dry_run, progress=progress, stop=stop
+            ),
+            tell,
+        )
     output.document(app, {"targets": answers})
     return combined(codes)
 

@@ -11,7 +11,7 @@ from backupd.cli import completion, documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
-from backupd.cli.errors import error_document, explain
+from backupd.cli.each_target import on_each_target
 from backupd.cli.formatting import count, listing, printable
 from backupd.cli.opening import chosen_targets, known_name, opened
 from backupd.cli.parameters import dry_run_option, percent, target_option
@@ -76,37 +76,30 @@ def repair_command(
     """
     from backupd.operations.repair import repair
 
-    answers: list[dict[str, Any]] = []
-    codes: list[int] = []
+    def tell(report: RepairReport) -> tuple[dict[str, Any], int]:
+        _say_repair(app, report)
+        code = errors.EXIT_PARTIAL if report.lost else errors.EXIT_DONE
+        return _repair_document(report), code
+
     with opened(app) as installation, stop_on_signal() as stop:
         names = chosen_targets(installation, target)
         sources = None
         if source:
             sources = [known_name(source, installation.settings.targets, "target")]
-        for name in names:
-            try:
-                with shown_progress(app) as progress:
-                    report = repair(
-                        installation,
-                        name,
-                        sources=sources,
-                        read_data_percent=read_data,
-                        dry_run=dry_run,
-                        progress=progress,
-                        stop=stop,
-                    )
-            except errors.StoppedError:
-                raise
-            except errors.BackupdError as error:
-                if len(names) == 1:
-                    raise
-                output.warn(app, f"{name}: {error}")
-                answers.append({"target": name, **error_document(explain(error))})
-                codes.append(error.exit_code)
-                continue
-            answers.append(_repair_document(report))
-            codes.append(errors.EXIT_PARTIAL if report.lost else errors.EXIT_DONE)
-            _say_repair(app, report)
+        answers, codes = on_each_target(
+            app,
+            names,
+            lambda name, progress: repair(
+                installation,
+                name,
+                sources=sources,
+                read_data_percent=read_data,
+                dry_run=dry_run,
+                progress=progress,
+                stop=stop,
+            ),
+            tell,
+        )
     output.document(app, {"dry_run": dry_run, "targets": answers})
     return combined(codes)
 
