@@ -22,10 +22,17 @@ SLOWEST_SECONDS = 1e-3
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(client, "_SENDER", client._Sender())
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    sender = client._Sender()
+    monkeypatch.setattr(client, "_SENDER", sender)
     monkeypatch.setattr(client, "_said", set())
     monkeypatch.setenv("BACKUPD_SOCKET", str(tmp_path / "absent.sock"))
+    yield
+    # What one test left unsent would reach the daemon of the next.
+    with sender._wakeup:
+        sender._waiting.clear()
+    sender.drain(30)
+    assert not sender._busy
 
 
 class Daemon:
