@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backupd.config.settings import KeySettings, LocalTarget, ModelSettings, Settings
+from backupd.config.settings import (
+    KeySettings,
+    LimitsSettings,
+    LocalTarget,
+    ModelSettings,
+    Settings,
+)
 from backupd.daemon.logs import make_log
 from backupd.daemon.verbs import Verbs
 from backupd.operations.extend import ExtendReport
@@ -28,8 +35,11 @@ from backupd.operations.reports import (
 )
 from backupd.operations.settle_plan import Settling
 
+# A limit against hanging only: what is waited for takes milliseconds on a quiet machine.
+PATIENCE_SECONDS = 100.0
 
-def eventually(seen: Callable[[], Any], *, seconds: float = 10.0) -> Any:
+
+def eventually(seen: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
     """The first true answer of `seen`; fails the test where there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := seen()):
@@ -223,5 +233,8 @@ def settings(folder: Path, *models: ModelSettings, **changes: Any) -> Settings:
         "targets": {"disk": LocalTarget("disk", folder / "repository")},
         "policies": {},
         "models": {one.name: one for one in models},
+        # A daemon in a thread sets the priority of the tests' own process, all others of which
+        # would starve it, and what it starts, for the rest of the run.
+        "limits": LimitsSettings(nice=os.getpriority(os.PRIO_PROCESS, 0), io="none"),
     }
     return Settings(**{**values, **changes})

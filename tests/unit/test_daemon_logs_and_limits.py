@@ -160,11 +160,10 @@ def test_what_may_not_be_set_is_said_and_not_fatal() -> None:
         "from backupd.daemon.limits import apply_limits\n"
         "print(apply_limits(LimitsSettings(nice=10)), apply_limits(LimitsSettings(nice=3)))"
     )
-    # Another test may have left this process at the lowest priority, which the child could not
-    # leave.
-    os.setpriority(os.PRIO_PROCESS, 0, 0)
+    # The tests may run at a low priority, which the child could not leave.
     done = subprocess.run(
         ["setpriv", "--bounding-set=-sys_nice", sys.executable, "-c", program],
+        preexec_fn=lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],

@@ -35,6 +35,7 @@ from backupd.operations.reports import (
 )
 from backupd.repository.danger import Danger
 from tests.unit.daemon_fakes import (
+    PATIENCE_SECONDS,
     Clock,
     LogLines,
     Recorder,
@@ -64,8 +65,10 @@ class Daemon:
         self.aborted: list[int] = []
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.manager.bind(str(folder / f"notify-{id(self)}"))
-        self.manager.settimeout(0.01)
         self.heard: list[str] = []
+        # The kernel keeps few datagrams, and the daemon drops what finds no room.
+        self.hearing = threading.Thread(target=self._hear, daemon=True)
+        self.hearing.start()
         self.service = Service(
             self.load,
             environment={
@@ -101,17 +104,37 @@ class Daemon:
         """The seconds that it took to end."""
         before = time.monotonic()
         self.service.stop()
-        self.thread.join(20)
+        self.thread.join(PATIENCE_SECONDS)
         assert not self.thread.is_alive()
         return time.monotonic() - before
 
+    def _hear(self) -> None:
+        while heard := self.manager.recv(4096):
+            self.heard.append(heard.decode())
+
     def said(self, part: str) -> bool:
         """Whether systemd was told so by now."""
-        while True:
-            try:
-                self.heard.append(self.manager.recv(4096).decode())
-            except TimeoutError:
-                return any(part in message for message in self.heard)
+        return any(part in message for message in list(self.heard))
+
+    def forget_heard(self) -> None:
+        """Think no more of what was said until now."""
+        self.hear_all()
+        self.heard.clear()
+
+    def hear_all(self) -> None:
+        """Return once all is heard that was said until now."""
+        mark = f"X_MARK={time.monotonic_ns()}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(mark.encode(), self.manager.getsockname())
+        eventually(lambda: self.said(mark))
+
+    def close(self) -> None:
+        """End it, where it has not ended."""
+        if self.thread.is_alive():
+            self.stop()
+        self.manager.shutdown(socket.SHUT_RDWR)
+        self.hearing.join()
+        self.manager.close()
 
     def later(self, seconds: float) -> None:
         """Turn the clock on, and let the loop look at it."""
@@ -162,9 +185,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for daemon in made:
-        if daemon.thread.is_alive():
-            daemon.stop()
-        daemon.manager.close()
+        daemon.close()
 
 
 def watched(daemon: Daemon) -> None:
@@ -417,7 +438,7 @@ def test_a_snapshot_asked_for_is_taken_with_its_labels_and_followed(start: Start
         progress.begin("store", 100)
         progress.advance(60, 1)
         progress.note("one file was left out")
-        step.wait(5)
+        assert step.wait(PATIENCE_SECONDS)
         return good("llama", 7, labels=dict(labels))
 
     daemon = start()
@@ -516,7 +537,7 @@ def test_a_reload_takes_a_new_configuration_whole(start: Start, tmp_path: Path) 
             "other": model(tmp_path / "other", "other"),
         },
     )
-    daemon.heard.clear()
+    daemon.forget_heard()
     daemon.service.reload()
     eventually(lambda: daemon.said("READY=1"))
     assert any("RELOADING=1" in message for message in daemon.heard)
@@ -540,7 +561,7 @@ def test_a_reload_that_is_refused_changes_nothing_and_says_why(
         "state_dir": replace(before, state_dir=tmp_path / "elsewhere"),
         "bug": RuntimeError("boom"),
     }[wrong]
-    daemon.heard.clear()
+    daemon.forget_heard()
     daemon.service.reload()
     eventually(lambda: daemon.said("READY=1"))
     why = {"refused": "backupd.yaml:7: models.x.path is missing", "bug": "boom"}
@@ -559,21 +580,23 @@ def test_it_ends_within_ten_seconds_and_a_running_snapshot_is_told_to_stop(start
 
     def take(model: Any, labels: Any, progress: Any, stop: threading.Event) -> SnapshotReport:
         began.set()
-        assert stop.wait(30)
+        assert stop.wait(PATIENCE_SECONDS)
         raise StoppedError("stopped; what was stored is kept")
 
     daemon = start(lambda daemon: setattr(daemon.recorder, "snapshot", take))
-    assert began.wait(5)
+    assert began.wait(PATIENCE_SECONDS)
     replies: list[Any] = []
     asking = threading.Thread(
         target=lambda: replies.extend(client.snapshot(daemon.state_dir, ["llama"]))
     )
     asking.start()
     eventually(lambda: any(job["state"] == "pending" for job in daemon.status()["jobs"]))
-    assert daemon.stop() < 5
-    asking.join(5)
+    assert daemon.stop() < 10
+    assert daemon.aborted == []
+    asking.join(PATIENCE_SECONDS)
     assert [reply.state for reply in replies] == ["stopped"]
     assert daemon.codes == [0]
+    daemon.hear_all()
     assert daemon.said("STOPPING=1")
     with pytest.raises(client.DaemonAbsentError):
         daemon.status()
@@ -591,12 +614,12 @@ def test_a_snapshot_that_does_not_stop_does_not_keep_the_daemon(
 
     def take(*_: Any) -> SnapshotReport:
         began.set()
-        hang.wait(60)
+        hang.wait(PATIENCE_SECONDS)
         return unchanged("llama")
 
     daemon = start(lambda daemon: setattr(daemon.recorder, "snapshot", take))
-    assert began.wait(5)
-    assert daemon.stop() < 5
+    assert began.wait(PATIENCE_SECONDS)
+    assert daemon.stop() < 10
     assert daemon.aborted == [0]
     hang.set()
 
@@ -607,12 +630,15 @@ def test_the_watchdog_is_fed_by_the_loop_and_not_where_a_thread_of_it_died(
     daemon = start()
     eventually(lambda: daemon.said("WATCHDOG=1"))
     for kind in (JobQueue, ControlServer):
+        asked: list[object] = []
         with monkeypatch.context() as patched:
-            patched.setattr(kind, "alive", lambda self: False)
-            time.sleep(0.3)
-            daemon.said("")
-            daemon.heard.clear()
-            time.sleep(0.5)
+            patched.setattr(kind, "alive", lambda self, asked=asked: bool(asked.append(self)))
+            # The turn that was under way may feed it yet; the next ones must not.
+            eventually(lambda asked=asked: asked)
+            daemon.forget_heard()
+            before = len(asked)
+            eventually(lambda asked=asked, before=before: len(asked) > before + 5)
+            daemon.hear_all()
             assert not daemon.said("WATCHDOG=1")
         eventually(lambda: daemon.said("WATCHDOG=1"))
 
@@ -622,15 +648,21 @@ def test_the_watchdog_is_not_fed_while_the_loop_is_stuck(
 ) -> None:
     daemon = start()
     eventually(lambda: daemon.said("WATCHDOG=1"))
-    stuck = threading.Event()
+    stuck, over = threading.Event(), threading.Event()
+
+    def tick(engine: Engine) -> float:
+        stuck.set()
+        over.wait(PATIENCE_SECONDS)
+        return 1.0
+
     with monkeypatch.context() as patched:
-        patched.setattr(Engine, "tick", lambda self: stuck.wait(30) and 1.0)
-        time.sleep(0.3)
-        daemon.said("")
-        daemon.heard.clear()
+        patched.setattr(Engine, "tick", tick)
+        assert stuck.wait(PATIENCE_SECONDS)
+        daemon.forget_heard()
         time.sleep(0.5)
+        daemon.hear_all()
         assert not daemon.said("WATCHDOG=1")
-    stuck.set()
+    over.set()
     eventually(lambda: daemon.said("WATCHDOG=1"))
 
 
@@ -638,7 +670,8 @@ def test_two_daemons_do_not_share_a_state_folder(start: Start, tmp_path: Path) -
     first = start()
     second = Daemon(tmp_path, first.load())
     second.thread.start()
-    second.thread.join(10)
+    second.thread.join(PATIENCE_SECONDS)
+    second.close()
     (error,) = second.errors
     assert "runs in" in str(error)
     assert first.status()["ok"]
@@ -652,7 +685,9 @@ def test_a_key_that_is_absent_ends_the_start(tmp_path: Path) -> None:
 
     daemon.recorder.secret = absent
     daemon.thread.start()
-    daemon.thread.join(10)
+    daemon.thread.join(PATIENCE_SECONDS)
+    daemon.hear_all()
+    daemon.close()
     (error,) = daemon.errors
     assert isinstance(error, WrongKeyError)
     assert not daemon.said("READY=1")
@@ -684,7 +719,7 @@ def test_a_check_that_heals_mends_what_it_finds_and_says_so(start: Start) -> Non
     daemon.later(86_400)
     eventually(lambda: daemon.lines.has("1 objects were mended"))
     assert daemon.lines.has("is truncated")
-    (upkeep,) = daemon.status()["upkeep"]
+    upkeep = eventually(lambda: next(one for one in daemon.status()["upkeep"] if one["note"]))
     assert not upkeep["error"]
     assert "mended" in upkeep["note"]
 
