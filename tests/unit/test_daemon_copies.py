@@ -24,7 +24,7 @@ from backupd.daemon.queue import Job, JobQueue, Kind, Outcome, State, Ticket
 from backupd.daemon.returns import Returns
 from backupd.daemon.state import StateStore, TargetRecord
 from backupd.operations.reports import SnapshotReport, TargetResult
-from tests.unit.daemon_fakes import eventually, info, model
+from tests.unit.daemon_fakes import PATIENCE_SECONDS, eventually, info, model
 
 SINCE = 1_000.0
 GOOD = TargetRecord(last_good=2_000.0, version=3, looked=2_000.0)
@@ -118,7 +118,7 @@ def test_each_target_has_a_worker_so_that_one_that_hangs_holds_up_no_other() -> 
 
     def perform(job: Job, progress: object, stop: threading.Event) -> Outcome:
         if job.target == "nas":
-            hang.wait(20)
+            hang.wait(PATIENCE_SECONDS)
         done.append(job.key)
         return Outcome(State.DONE)
 
@@ -136,7 +136,7 @@ def test_each_target_has_a_worker_so_that_one_that_hangs_holds_up_no_other() -> 
     hang.set()
     eventually(lambda: "copy:llama@nas" in done)
     queue.stop()
-    assert queue.join(10)
+    assert queue.join(PATIENCE_SECONDS)
 
 
 class Place:
@@ -177,7 +177,7 @@ def test_a_target_that_answers_all_along_is_not_back_and_one_that_works_is_not_a
     place.ask_more()
     assert place.back == []
     place.returns.watch([])
-    time.sleep(0.05)
+    eventually(lambda: all(thread.name != "return-nas" for thread in threading.enumerate()))
     asked = place.asked
     time.sleep(0.1)
     assert place.asked == asked

@@ -45,7 +45,7 @@ def test_a_state_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[socket.socket, str]:
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    receiver.settimeout(5)
+    receiver.settimeout(60)
     if request.param == "path":
         name = str(tmp_path / "notify")
         receiver.bind(name)

@@ -31,7 +31,7 @@ def page(lines: LogLines) -> Iterator[StatusPage]:
 
 
 def ask(page: StatusPage, path: str, method: str = "GET", **headers: str) -> tuple[int, Any, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=60)
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     return answer.status, answer.headers, answer.read().decode()

@@ -7,7 +7,7 @@ import pytest
 
 from backupd.daemon.queue import Job, JobQueue, Kind, Later, Outcome, State, Ticket
 from backupd.operations.progress import Progress
-from tests.unit.daemon_fakes import eventually
+from tests.unit.daemon_fakes import PATIENCE_SECONDS, eventually
 
 
 class Gate:
@@ -53,7 +53,7 @@ def queue(gate: Gate, request: pytest.FixtureRequest) -> JobQueue:
 
     def end() -> None:
         made.stop()
-        assert made.join(5)
+        assert made.join(PATIENCE_SECONDS)
 
     request.addfinalizer(end)
     return made
@@ -70,7 +70,7 @@ def test_equal_jobs_that_wait_are_one(queue: JobQueue, gate: Gate) -> None:
     assert queue.submit(snapshot("a", release="1")) is not second
     assert queue.submit(Job(Kind.SNAPSHOT, "a", reason="schedule")) is second
     gate.open.set()
-    assert second.ended.wait(5)
+    assert second.ended.wait(PATIENCE_SECONDS)
 
 
 def test_a_model_has_one_job_at_a_time_and_others_go_on(queue: JobQueue, gate: Gate) -> None:
@@ -80,7 +80,7 @@ def test_a_model_has_one_job_at_a_time_and_others_go_on(queue: JobQueue, gate: G
     assert [ticket.state for ticket in tickets].count(State.RUNNING) == 1
     gate.open.set()
     for ticket in tickets:
-        assert ticket.ended.wait(5)
+        assert ticket.ended.wait(PATIENCE_SECONDS)
     assert gate.most["snapshot:a"] == 1
     assert [job.labels for job in gate.began if job.name == "a"] == [t.job.labels for t in tickets]
 
@@ -100,7 +100,7 @@ def test_upkeep_does_not_hold_up_snapshots_nor_they_it(queue: JobQueue, gate: Ga
     eventually(lambda: {t.state for t in (check, one, two)} == {State.RUNNING})
     assert prune.state is State.PENDING
     gate.open.set()
-    assert prune.ended.wait(5)
+    assert prune.ended.wait(PATIENCE_SECONDS)
 
 
 def test_progress_of_a_job_can_be_seen_while_it_runs(queue: JobQueue, gate: Gate) -> None:
@@ -119,11 +119,11 @@ def test_stopping_stops_what_runs_and_drops_what_waits(queue: JobQueue, gate: Ga
     running, waiting = queue.submit(snapshot("a")), queue.submit(snapshot("a", x="y"))
     eventually(lambda: running.state is State.RUNNING)
     queue.stop()
-    assert running.ended.wait(5)
+    assert running.ended.wait(PATIENCE_SECONDS)
     assert running.state is State.STOPPED
     assert waiting.outcome is not None
     assert waiting.outcome.state is State.STOPPED
-    assert queue.join(5)
+    assert queue.join(PATIENCE_SECONDS)
     late = queue.submit(snapshot("b"))
     assert late.state is State.STOPPED
 
@@ -132,7 +132,7 @@ def test_a_job_that_will_not_stop_does_not_hold_up_the_end() -> None:
     hang = threading.Event()
 
     def perform(job: Job, progress: Progress, stop: threading.Event) -> Outcome:
-        hang.wait(30)
+        hang.wait(PATIENCE_SECONDS)
         return Outcome(State.DONE)
 
     queue = JobQueue(perform)
@@ -142,9 +142,9 @@ def test_a_job_that_will_not_stop_does_not_hold_up_the_end() -> None:
     queue.stop()
     before = time.monotonic()
     assert not queue.join(0.2)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < PATIENCE_SECONDS / 2
     hang.set()
-    assert queue.join(5)
+    assert queue.join(PATIENCE_SECONDS)
 
 
 def test_a_crash_in_a_job_ends_the_job_and_not_the_worker() -> None:
@@ -165,14 +165,14 @@ def test_a_crash_in_a_job_ends_the_job_and_not_the_worker() -> None:
     bad = queue.submit(snapshot("bad"))
     good = queue.submit(snapshot("good"))
     queue.start()
-    assert good.ended.wait(5)
+    assert good.ended.wait(PATIENCE_SECONDS)
     assert bad.outcome is not None
     assert "boom" in bad.outcome.error
     assert [str(error) for error in told] == ["boom"]
     assert queue.alive()
     assert not queue.is_busy("snapshot:bad")
     queue.stop()
-    assert queue.join(5)
+    assert queue.join(PATIENCE_SECONDS)
     assert len(ended) == 2
 
 
@@ -192,13 +192,13 @@ def test_a_job_that_cannot_be_done_yet_waits_without_a_worker() -> None:
     eventually(lambda: tries.count("unsettled") > 1)
     assert queue.is_busy(waiting.job.key) and not waiting.ended.is_set()
     other = queue.submit(snapshot("other"))
-    assert other.ended.wait(5), "the only worker was free"
+    assert other.ended.wait(PATIENCE_SECONDS), "the only worker was free"
     notes = waiting.progress.notes()
     assert notes == ("waiting: last.pt is open for writing by python (pid 7)",), "said once"
     ready.set()
-    assert waiting.ended.wait(5) and waiting.outcome == Outcome(State.DONE)
+    assert waiting.ended.wait(PATIENCE_SECONDS) and waiting.outcome == Outcome(State.DONE)
     queue.stop()
-    assert queue.join(5)
+    assert queue.join(PATIENCE_SECONDS)
 
 
 def test_a_job_that_waits_is_ended_by_a_stop() -> None:
@@ -207,9 +207,9 @@ def test_a_job_that_waits_is_ended_by_a_stop() -> None:
     ticket = queue.submit(snapshot("llama"))
     eventually(lambda: ticket.not_before > 0)
     queue.stop()
-    assert ticket.ended.wait(5)
+    assert ticket.ended.wait(PATIENCE_SECONDS)
     assert ticket.outcome is not None and ticket.outcome.state is State.STOPPED
-    assert queue.join(5)
+    assert queue.join(PATIENCE_SECONDS)
 
 
 def test_of_what_a_trainer_says_the_newest_stands_for_all_that_wait(
@@ -222,5 +222,5 @@ def test_of_what_a_trainer_says_the_newest_stands_for_all_that_wait(
     by_hand = queue.submit(snapshot("llama", release="1.0"))
     assert len(set(map(id, later))) == 1 and by_hand is not later[0]
     gate.open.set()
-    assert all(ticket.ended.wait(5) for ticket in (first, later[0], by_hand))
+    assert all(ticket.ended.wait(PATIENCE_SECONDS) for ticket in (first, later[0], by_hand))
     assert [job.step for job in gate.began] == [1, 4, None]

@@ -17,7 +17,7 @@ from backupd.operations.snapshot import take_snapshot
 from backupd.targets import open as opening
 from backupd.targets.base import Buffer, Target
 from backupd.targets.wrapping import WrappedTarget
-from tests.unit.daemon_fakes import eventually, model, settings
+from tests.unit.daemon_fakes import PATIENCE_SECONDS, eventually, model, settings
 
 SIZE = 64 << 20
 
@@ -36,7 +36,7 @@ class HangingTarget(WrappedTarget):
             self.left -= 1
             if self.left < 0:
                 self.hanging.set()
-                self.go.wait(30)
+                self.go.wait(2 * PATIENCE_SECONDS)
         self._target.put(name, parts, warm=warm)
 
 
@@ -69,16 +69,16 @@ def test_packs_that_went_out_are_indexed_at_a_stop_while_the_next_put_hangs(
         patched.setattr(opening, "open_target", hanging)
         thread = threading.Thread(target=snapshot)
         thread.start()
-        eventually(lambda: made and made[0].hanging.is_set(), seconds=30)
+        eventually(lambda: made and made[0].hanging.is_set())
     index = tmp_path / "repository" / "index"
     stop.set()
     # The put hangs still, and may do so until the process is ended without it.
-    eventually(lambda: any(path.is_file() for path in index.rglob("*")), seconds=5)
+    eventually(lambda: any(path.is_file() for path in index.rglob("*")))
     assert not made[0].go.is_set()
     resumed = stored_by_another(configuration, run)
     assert resumed < SIZE - (8 << 20)
     made[0].go.set()
-    thread.join(30)
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 
 from backupd.daemon.mounts import parse_mounts, remote_mount
-from backupd.daemon.watcher import Mode, ModelWatch, WatchState, probe_inotify
-from tests.unit.daemon_fakes import eventually, model
+from backupd.daemon.watcher import Mode, ModelWatch, WatchState
+from tests.unit.daemon_fakes import PATIENCE_SECONDS, eventually, model
 
 Watching = Callable[..., ModelWatch]
 
@@ -128,7 +129,10 @@ def test_a_folder_that_goes_and_comes_back_is_told_and_watched_again(
     watch.take()
     (run / "new").touch()
     eventually(lambda: watch.seen().changed)
-    assert [state.mode for state in told] == [Mode.WATCHING, Mode.MISSING, Mode.WATCHING]
+    modes = [Mode.WATCHING, Mode.MISSING, Mode.WATCHING]
+    # A state is told of just after it can be seen.
+    eventually(lambda: len(told) == len(modes))
+    assert [state.mode for state in told] == modes
 
 
 def test_a_link_that_is_turned_to_another_folder_is_followed(
@@ -213,7 +217,7 @@ def test_the_kernel_s_own_limit_is_noticed_also_when_it_is_reached_later(tmp_pat
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
@@ -221,22 +225,35 @@ def test_the_kernel_s_own_limit_is_noticed_also_when_it_is_reached_later(tmp_pat
 
 
 def test_the_probe_leaves_nothing_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    assert probe_inotify(tmp_path) == ""
-    assert probe_inotify(tmp_path / "absent")
-    assert len(os.listdir("/proc/self/fd")) == before
+    # In a process of its own, as in this one other threads open and close files.
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from backupd.daemon.watcher import probe_inotify\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "assert probe_inotify(Path(sys.argv[1])) == ''\n"
+        "assert probe_inotify(Path(sys.argv[1], 'absent'))\n"
+        "assert os.listdir('/proc/self/fd') == before\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], check=True, cwd=Path(__file__).parents[2]
+    )
 
 
 def test_beginning_a_watch_returns_at_once(tmp_path: Path) -> None:
-    # A path on a dead mount would hang where a FIFO's reader does not exist: use a slow probe.
-    watch = ModelWatch(
-        model(folder(tmp_path)), look_seconds=0.05, probe=lambda path: time.sleep(2) or ""
-    )
-    before = time.monotonic()
+    # A path on a dead mount would hang where a FIFO's reader does not exist: use a probe that does.
+    answers = threading.Event()
+
+    def probe(path: Path) -> str:
+        answers.wait(PATIENCE_SECONDS)
+        return ""
+
+    watch = ModelWatch(model(folder(tmp_path)), look_seconds=0.05, probe=probe)
     watch.start()
-    assert time.monotonic() - before < 1
     assert watch.state.mode is Mode.STARTING
     assert not watch.seen().reliable
+    answers.set()
+    eventually(lambda: watch.state.mode is Mode.WATCHING)
     watch.stop()
 
 
