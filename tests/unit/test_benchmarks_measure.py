@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.measure import Command, CommandFailedError, Cost, disk_bytes, run
 
-HOLD_96_MIB = "import time; held = b'x' * (96 << 20); time.sleep(0.4)"
+HOLD_96_MIB = "import time; held = b'x' * (96 << 20); time.sleep(1.5)"
 
 
 def python(code: str) -> Command:

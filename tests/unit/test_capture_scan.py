@@ -357,7 +357,9 @@ def test_a_folder_swapped_for_a_symlink_never_leads_outside(tmp_path: Path) -> N
     try:
         until = time.monotonic() + 3
         buffer = bytearray(10)
-        while time.monotonic() < until:
+        # On a busy machine longer, until enough has met.
+        while time.monotonic() < until or min(read, swaps) <= 100:
+            assert time.monotonic() < until + 100, (read, swaps)
             with scan(bytes(root)) as found:
                 for entry in found:
                     if isinstance(entry, Scanned) and entry.type is FileType.FILE:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from backupd.cli.stopping import stop_on_signal
 from backupd.errors import StoppedError
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Ctrl-C as it is in a shell: a program that a script put into the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -19,7 +28,7 @@ def test_the_first_signal_asks_to_stop_and_says_so(
     with stop_on_signal() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), number)
-        assert stop.wait(5)
+        assert stop.wait(60)
     assert "stopping" in capsys.readouterr().err
     assert signal.getsignal(number) is before
 
@@ -27,7 +36,7 @@ def test_the_first_signal_asks_to_stop_and_says_so(
 def test_the_second_signal_ends_it_and_says_that_what_was_stored_is_kept() -> None:
     with pytest.raises(StoppedError) as raised, stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.wait(5)
+        assert stop.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
     assert "whatever was stored is kept" in raised.value.hint

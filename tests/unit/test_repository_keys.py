@@ -90,10 +90,10 @@ def test_what_a_hostile_key_object_asks_for_is_refused_before_it_is_tried(
     changes: dict[str, object],
 ) -> None:
     stored, key_id = renamed(wrapped("secret")[1], **changes)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(DamagedError):
         keys.unwrap(stored, key_id, "secret")
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_passphrase_is_stretched_as_rfc_9106_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
