@@ -65,8 +65,9 @@ def test_a_nas_that_hangs_holds_up_neither_the_disk_nor_the_command(tmp_path: Pa
         config = tmp_path / "backupd.yaml"
         config.write_text(
             f"state_dir: {tmp_path}/state\nkey: {{file: {tmp_path}/key}}\n"
+            "limits: {nice: 0, io: none}\n"
             f"targets:\n  disk: {{type: local, path: {tmp_path}/disk}}\n"
-            f"  nas: {{type: nas, path: {mount.path}/models, give_up_after: 2s}}\n"
+            f"  nas: {{type: nas, path: {mount.path}/models, give_up_after: 6s}}\n"
             "policies: {all: {keep_last: 9}}\n"
             f"models: {{m: {{path: {model}, targets: {{disk: all, nas: all}}}}}}\n"
         )
@@ -85,10 +86,10 @@ def test_a_nas_that_hangs_holds_up_neither_the_disk_nor_the_command(tmp_path: Pa
         )
         assert process.stderr is not None
         said = next(line for line in process.stderr if "hangs" in line)
-        assert "nas" in said and time.monotonic() - begun < 60
+        assert "nas" in said and time.monotonic() - begun < 150
         # What hangs in FUSE keeps a process from being reaped, whatever the process does.
         mount.faults()
-        assert process.wait(60) == 3
+        assert process.wait(150) == 3
         process.stderr.close()
         assert "m@v1" in cli.ok(*arguments, "list").out
         cli.ok(*arguments, "sync", "--to", "nas")
@@ -153,8 +154,9 @@ def test_the_daemon_lives_beside_a_nas_that_hangs_and_goes_on_with_the_disk(
         cli.config.parent.mkdir(parents=True)
         cli.config.write_text(
             f"state_dir: {tmp_path}/state\nkey: {{file: {tmp_path}/key}}\n"
+            "limits: {nice: 0, io: none}\n"
             f"targets:\n  disk: {{type: local, path: {tmp_path}/disk}}\n"
-            f"  nas: {{type: nas, path: {mount.path}/models, give_up_after: 1s}}\n"
+            f"  nas: {{type: nas, path: {mount.path}/models, give_up_after: 6s}}\n"
             "policies: {all: {keep_last: 9}}\n"
             f"models: {{m: {{path: {model}, targets: {{disk: all, nas: all}}}}}}\n"
         )
@@ -173,13 +175,12 @@ def test_the_daemon_lives_beside_a_nas_that_hangs_and_goes_on_with_the_disk(
                 cli("snapshot", "--wait")
                 wait_for(lambda v=version: (tmp_path / "disk").exists() and listed(cli, v))
             assert daemon.poll() is None
-            (told,) = status()["models"]
-            assert "hangs" in str(told)
+            wait_for(lambda: "hangs" in str(status().get("models")))
             mount.faults()
             # By itself, when the mount answers again; asked for here, so that nobody has to wait.
             wait_for(lambda: cli("sync", "--to", "nas").code == 0)
             daemon.terminate()
-            assert daemon.wait(60) == 0
+            assert daemon.wait(150) == 0
         cli.ok("check", "--target", "nas", "--read-data")
         assert listed(cli, 3, "nas")
 

@@ -18,6 +18,7 @@ OWNER, STRANGER = 65_101, 65_102
 CONFIG = """\
 state_dir: {root}/state
 key: {{encryption: none}}
+limits: {{nice: 0, io: none}}
 targets: {{disk: {{type: local, path: {root}/repo}}}}
 policies: {{all: {{keep_last: 9}}}}
 models:
@@ -70,13 +71,13 @@ def running(root: Path) -> Iterator[Path]:
             cwd=ROOT,
             env={**os.environ, "RUNTIME_DIRECTORY": str(root / "runtime")},
         )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not (root / "runtime" / "trainer.sock").exists():
         assert process.poll() is None and time.monotonic() < deadline, (root / "log").read_text()
         time.sleep(0.05)
     yield root
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     assert not (root / "runtime" / "trainer.sock").exists()
 
 
@@ -87,7 +88,7 @@ def ask(folder: Path, user: int, request: dict[str, object]) -> dict[str, object
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     )
     reply: dict[str, object] = json.loads(done.stdout)
     return reply

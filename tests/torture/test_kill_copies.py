@@ -157,7 +157,7 @@ def configure(world: Pair) -> Path:
         "state_dir": str(folder / "state"),
         "host": HOST,
         "key": {"file": str(folder / "key")},
-        "limits": {"upload": "3MB/s"},
+        "limits": {"upload": "3MB/s", "nice": 0, "io": "none"},
         "targets": {
             "disk": {"type": "local", "path": str(places["disk"])},
             "copy1": {"type": "nas", "path": str(places["copy1"]), "require_mount": False},
@@ -194,7 +194,7 @@ def kill_daemons(pair: Pair, kills: int, seed: int) -> None:
                 pair.expected[version] = manifest
         daemon = subprocess.Popen([*base, "run"], stdout=log, stderr=log)
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 150
             while not (on(pair, "copy1") == on(pair, "disk") != []):
                 assert time.monotonic() < end, "what is owed did not come"
                 time.sleep(0.2)

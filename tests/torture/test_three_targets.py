@@ -338,6 +338,7 @@ def fire(s3_server: S3Server, tmp_path: Path) -> Iterator[Fire]:
                     "state_dir": str(tmp_path / "state"),
                     "host": "box",
                     "key": {"file": str(tmp_path / "key")},
+                    "limits": {"nice": 0, "io": "none"},
                     "targets": {
                         "disk": {"type": "local", "path": str(tmp_path / "disk" / "models")},
                         "nas": {"type": "nas", "path": str(tmp_path / "nas" / "models")},
