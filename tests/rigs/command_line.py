@@ -15,7 +15,7 @@ from unittest import mock
 
 from backupd.cli.main import main
 
-SECONDS = 120
+SECONDS = 240
 
 
 @dataclass(frozen=True, slots=True)

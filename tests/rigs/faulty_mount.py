@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 100.0
 _HOLE = (1 << 20, 2 << 20)
 _OPERATIONS = [
     "getattr",

@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         """As it came, its Host included, as that is part of what was signed."""
         body = self._body()
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=180)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for key, value in self.headers.items():
             if key.lower() not in ("expect", "connection"):

@@ -115,7 +115,7 @@ class Rgw:
             self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
             self._serve("ceph-mon", "-i", "a", "-f")
             osd = str(uuid.uuid4())
-            self._run("ceph", "--connect-timeout", "30", "osd", "new", osd)
+            self._run("ceph", "--connect-timeout", "150", "osd", "new", osd)
             self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
             self._serve("ceph-osd", "-i", "0", "-f")
             wait_until(lambda: "1 up" in self._run("ceph", "osd", "stat"), "the object store is up")
@@ -165,7 +165,7 @@ class Rgw:
             env={**os.environ, **self._environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         if done.returncode:

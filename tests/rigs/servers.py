@@ -123,12 +123,21 @@ def fast_folder(name: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"backupd-{name}-", dir=memory))
 
 
+# Each has a port that the kernel gives to nobody else, by chance or for a connection that goes
+# out, as long as this process lives. A server can have it nevertheless, as it shares an address
+# with what does not listen (SO_REUSEADDR of socket(7)).
+_HELD: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    """Ports that nothing listens on but the server that is told of them."""
+    ports = []
+    for _ in range(count):
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        _HELD.append(held)
+        ports.append(held.getsockname()[1])
     return ports
 
 
@@ -152,7 +161,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 180.0) -> None:
     """Return once `condition` holds; `what` says so in words."""
     end = time.monotonic() + seconds
     while not condition():

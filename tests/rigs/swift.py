@@ -144,7 +144,7 @@ class Swift:
             [sys.executable, "-c", _RINGS, str(folder), *ports],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         if done.returncode:

@@ -71,7 +71,7 @@ class Machine:
     leader: int
 
     def run(
-        self, *command: str | Path, check: bool = True, seconds: float = 60
+        self, *command: str | Path, check: bool = True, seconds: float = 180
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as root; with `check` its failure fails the test."""
         done = subprocess.run(
@@ -144,8 +144,8 @@ def booted_systemd(folder: Path) -> Iterator[Machine]:
         start_new_session=True,
     )
     try:
-        machine = wait_until(lambda: _leader(nspawn), 30, "the container begins")
-        wait_until(lambda: _is_up(machine), 60, "systemd is up")
+        machine = wait_until(lambda: _leader(nspawn), 120, "the container begins")
+        wait_until(lambda: _is_up(machine), 180, "systemd is up")
         yield machine
     except AssertionError:
         console = work.with_name("work.console")
@@ -175,7 +175,8 @@ def _install(folder: Path, tree: Path) -> None:
 
 
 def _checked(command: list[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PIP_RETRIES": "10"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from backupd.targets.base import Buffer, ObjectInfo, Target
 from backupd.targets.wrapping import WrappedTarget
 
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 100.0
 
 
 class AbortedError(Exception):

