@@ -310,7 +310,7 @@ def piped(backupd: CommandLine, line: str, **environment: str) -> Answer:
         cwd=backupd.home,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     return Answer(done.returncode, done.stdout, done.stderr)
@@ -355,11 +355,11 @@ def on_terminal(
     os.close(slave)
     shown = b"".join(_read_all(master))
     os.close(master)
-    return process.wait(60), shown.decode().replace("\r\n", "\n")
+    return process.wait(180), shown.decode().replace("\r\n", "\n")
 
 
 def _read_all(master: int) -> Iterator[bytes]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if select.select([master], [], [], 1.0)[0]:
             try:
@@ -428,7 +428,7 @@ def test_completion_of_the_shells_offers_names(made: CommandLine) -> None:
         cwd=made.home,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     shutil.rmtree(made.home / "bin")

@@ -59,7 +59,7 @@ def test_they_are_read_without_backupd(repository: Path, version: str, tmp_path:
         text=True,
         cwd="/",
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert without_root(manifest_of(out)) == without_root(EXPECTED[version])

@@ -57,13 +57,13 @@ def mounted(backupd: CommandLine, tmp_path: Path) -> Iterator[Path]:
         stderr=(tmp_path / "said").open("w"),
     )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 150
         while not folder.is_mount():
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.05)
         yield folder
         subprocess.run(["umount", str(folder)], check=True)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
         process.kill()

@@ -39,7 +39,7 @@ def test_the_service_runs_after_the_lines_of_the_readme(tmp_path: Path) -> None:
         assert machine.run("systemctl", "is-enabled", "backupd").stdout.strip() == "enabled"
         wait_until(
             lambda: "llama-ft@v1" in machine.run("/usr/local/bin/backupd", "list").stdout,
-            30,
+            150,
             "the first snapshot",
         )
         status = machine.run("/usr/local/bin/backupd", "status").stdout

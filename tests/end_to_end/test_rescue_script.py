@@ -32,7 +32,7 @@ def rescue(*arguments: object, **environment: str) -> subprocess.CompletedProces
         cwd="/",
         env={"PATH": os.environ["PATH"], **environment},
         check=False,
-        timeout=60,
+        timeout=180,
     )
 
 

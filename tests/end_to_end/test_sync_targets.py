@@ -227,7 +227,7 @@ class Hanging(WrappedTarget):
         self._ended = ended
 
     def get(self, name: str, max_bytes: int) -> bytes:
-        self._ended.wait(60)
+        self._ended.wait(120)
         raise TargetUnreachableError("it hangs")
 
 
@@ -245,7 +245,7 @@ def test_a_target_that_hangs_does_not_hold_up_the_snapshot_on_the_nearest(
         report = take_snapshot(installation, pair.settings.models[MODEL], copy=False)
         seconds = time.monotonic() - began
         ended.set()
-    assert seconds < 30
+    assert seconds < 60
     assert report.snapshot is not None
     assert report.snapshot.targets == ("disk",)
     assert [result.target for result in report.targets if result.pending] == ["copy1"]
