@@ -70,8 +70,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def slowest_call() -> float:
-    """What nine calls of ten take at most. Of several rounds the best, as other processes may take
-    the core away in any of them, and what is slow by itself is slow in each."""
+    """The seconds that a call with all that belongs to it takes at most."""
 
     def ask(step: int) -> None:
         client.snapshot("llama-ft", metrics={"loss": 1.0}, step=step)
