@@ -63,7 +63,7 @@ def made(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
             path_style=True,
             storage_class="GLACIER",
         )
-        world = make_world(tmp_path / "world", disk=disk, size=1 << 18)
+        world = make_world(tmp_path / "world", disk=disk, size=1 << 18, keys_seed=1)
         world.snapshot()
         weights = world.model_path / "weights.bin"
         weights.write_bytes(random.Random(4).randbytes(weights.stat().st_size))

@@ -99,9 +99,8 @@ def locked_bucket(server: S3Server, tmp_path: Path, mode: str, policy: Callable[
         object_lock_days=DAYS,
         append_only=True,
     )
-    yield Locked(
-        make_world(tmp_path / "world", disk=disk, size=1 << 18), bucket, prefix, server, box
-    )
+    world = make_world(tmp_path / "world", disk=disk, size=1 << 18, keys_seed=1)
+    yield Locked(world, bucket, prefix, server, box)
 
 
 @pytest.fixture
