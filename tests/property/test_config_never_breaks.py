@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from backupd.config.document import read_document
-from backupd.config.load import check_text
 from backupd.config.quantities import format_duration, parse_duration
 from backupd.config.template import quote
-from backupd.errors import ConfigError
+from tests.support.configurations import check_configuration
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config/backupd.example.yaml"
 EXAMPLE_BYTES = EXAMPLE.read_bytes()
 EXAMPLE_VALUE = yaml.safe_load(EXAMPLE_BYTES)
-FILE = Path("backupd.yaml")
-
-
-def load(data: bytes) -> None:
-    begun = time.monotonic()
-    try:
-        accepted, problems = check_text(data, FILE, {})
-    except ConfigError as error:
-        assert error.file == "backupd.yaml"
-        assert error.message and error.hint
-    else:
-        assert (accepted is None) == bool(problems)
-        for problem in problems:
-            assert problem.line >= 1
-            assert problem.message and problem.hint
-            assert problem.line <= data.count(b"\n") + data.count(b"\r") + 1
-    assert time.monotonic() - begun < 5
 
 
 @given(st.binary(max_size=300))
@@ -56,17 +37,17 @@ def load(data: bytes) -> None:
 @example(b"!<tag:x> a: b")
 @example("a:\u2028b\u0085c: d\n".encode())
 def test_no_bytes_break_the_loader(data: bytes) -> None:
-    load(data)
+    check_configuration(data)
 
 
 @given(st.text(alphabet="ab:{}[]\"'#&*!|>%@`,?- \n\t~<.0\\", max_size=120))
 def test_no_punctuation_breaks_the_loader(text: str) -> None:
-    load(text.encode())
+    check_configuration(text.encode())
 
 
 @given(st.integers(0, len(EXAMPLE_BYTES) - 1), st.integers(0, 12), st.binary(max_size=6))
 def test_no_damage_to_a_good_file_breaks_the_loader(at: int, cut: int, put: bytes) -> None:
-    load(EXAMPLE_BYTES[:at] + put + EXAMPLE_BYTES[at + cut :])
+    check_configuration(EXAMPLE_BYTES[:at] + put + EXAMPLE_BYTES[at + cut :])
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
@@ -103,13 +84,15 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(places(EXAMPLE_VALUE)), VALUES)
 def test_no_value_at_any_place_breaks_the_loader(path: tuple[Any, ...], new: Any) -> None:
-    load(yaml.safe_dump(replaced(EXAMPLE_VALUE, path, new), allow_unicode=True).encode())
+    check_configuration(
+        yaml.safe_dump(replaced(EXAMPLE_VALUE, path, new), allow_unicode=True).encode()
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_no_yaml_breaks_the_loader(value: dict[str, Any]) -> None:
-    load(yaml.safe_dump(value, allow_unicode=True).encode())
+    check_configuration(yaml.safe_dump(value, allow_unicode=True).encode())
 
 
 @given(st.text(min_size=1, max_size=40).filter(lambda text: "\0" not in text))

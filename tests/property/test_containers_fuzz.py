@@ -12,9 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from backupd.capture.containers import Layout, identify
-from backupd.capture.containers.bounded import READ_BUDGET_BYTES
-from backupd.capture.containers.regions import MAX_NAME_CHARACTERS
+from tests.support.layouts import checked_look
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "containers"
 FILES = {
@@ -23,32 +21,6 @@ FILES = {
     if path.suffix not in (".py", ".json") and path.is_file()
 }
 STARTS = [b"PK\3\4", b"GGUF\3\0\0\0", b"\x93NUMPY\1\0", b"\x40\0\0\0\0\0\0\0{", b""]
-
-
-def checked_look(data: bytes) -> Layout | None:
-    """Identify `data`, holding the reader and the layout to their promises."""
-    asked = 0
-
-    def read_at(offset: int, length: int) -> bytes:
-        nonlocal asked
-        asked += length
-        assert 0 <= offset <= offset + length <= len(data)
-        return data[offset : offset + length]
-
-    layout = identify(read_at, len(data), b"model.bin")
-    assert asked <= READ_BUDGET_BYTES
-    if layout is not None:
-        end = 0
-        for tensor in layout.tensors:
-            assert tensor.offset >= end
-            assert tensor.size_bytes > 0
-            end = tensor.offset + tensor.size_bytes
-            assert tensor.width in (0, 1, 2, 4, 8)
-            assert all(dimension >= 0 for dimension in tensor.shape)
-            assert len(tensor.name) <= 2 * MAX_NAME_CHARACTERS
-        assert end <= len(data)
-        assert len({tensor.name for tensor in layout.tensors}) == len(layout.tensors)
-    return layout
 
 
 numbers = st.sampled_from([0, 1, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**62, 2**63, 2**64 - 1])
