@@ -20,7 +20,9 @@ import pytest
 from backupd.capture.containers import Layout, identify
 from backupd.capture.containers.bounded import READ_BUDGET_BYTES, MalformedError
 from backupd.capture.containers.regions import MAX_TENSORS
+from backupd.capture.containers.stored import decode_layout
 from backupd.capture.containers.torch_pickle import read_tensor_table
+from backupd.errors import DamagedError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "containers"
 
@@ -166,6 +168,18 @@ def test_an_archive_with_a_comment_is_read() -> None:
     layout = look(buffer.getvalue())
     assert layout is not None
     assert len(layout.tensors) == 1
+
+
+def test_a_file_shorter_than_the_end_of_a_zip_is_opaque() -> None:
+    assert look(b"PK\3\4\10\10\0\0PK\5\6K\1\xc2 ") is None
+    for size in range(16, 22):
+        assert look((b"PK\3\4" + b"PK\5\6" * 5)[:size]) is None
+
+
+def test_an_archive_behind_less_than_another_is_opaque() -> None:
+    whole = torch_file(pickle.dumps({}, 2), {})
+    for before in range(1, 30):
+        assert look(b"PK\3\4" + (b"PK\5\6" * 7)[:before] + whole) is None
 
 
 def test_a_zip64_member_is_found_where_it_is() -> None:
@@ -627,3 +641,18 @@ def test_the_data_of_a_tensorflow_checkpoint_is_told_by_its_name() -> None:
     data = bytes(100)
     layout = identify(lambda at, n: data[at : at + n], 100, b"variables.data-00000-of-00001")
     assert layout == Layout("tensorflow")
+
+
+# layouts as they are stored
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "Infinity", "NaN"])
+@pytest.mark.parametrize("place", ["[N],0,4", "[1],N,4", "[1],0,N"])
+def test_a_stored_layout_with_a_number_that_is_none_is_damaged(number: str, place: str) -> None:
+    def stored(number: str) -> bytes:
+        tensor = place.replace("N", number)
+        return f'{{"kind":"npy","note":"","tensors":[["a","f32",{tensor}]]}}'.encode()
+
+    assert decode_layout(stored("1"), 8).kind == "npy"
+    with pytest.raises(DamagedError):
+        decode_layout(stored(number), 8)

@@ -32,5 +32,5 @@ def decode_layout(stored: bytes | bytearray | memoryview, file_size: int) -> Lay
             for name, dtype, shape, offset, size in value["tensors"]
         ]
         return make_layout(str(value["kind"]), tensors, file_size, str(value["note"]))
-    except (ValueError, TypeError, KeyError, RecursionError, MalformedError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, MalformedError):
         raise DamagedError("the stored layout of a file is malformed") from None

@@ -98,6 +98,8 @@ def read_archive(file: BoundedFile, end: int) -> Archive:
 
 def _find_end(file: BoundedFile, end: int) -> tuple[int, int, int, int, int]:
     """Return the directory's end, its count, its bytes, its offset, and the archive's end."""
+    if end < _END.size:
+        raise TruncatedError("an archive without an end")
     # The short look serves archives without a comment, which is nearly all.
     for look in (512, _END.size + _LARGEST_COMMENT_BYTES):
         tail_start = max(0, end - look)
