@@ -61,6 +61,11 @@ def test_an_index_that_names_what_is_not_there_is_torn() -> None:
     assert "does not end" in worst({"m.safetensors.index.json": (text[:-5], 1)}).reason
 
 
+def test_an_index_that_names_half_a_character_lacks_that_shard() -> None:
+    text = b'{"weight_map": {"w": "\\ud800"}}'
+    assert "lacks the shard" in worst({"m.safetensors.index.json": (text, 1)}).reason
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "training_args.bin", "rng_state.pth"])
 def test_a_trainers_folder_is_torn_until_its_state_is_written(name: str) -> None:
     files: Files = {f"checkpoint-5/{name}": (b"x", 1), "checkpoint-5/model.safetensors": (b"x", 1)}

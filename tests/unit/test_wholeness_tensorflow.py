@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,51 @@ def test_a_compressed_index_is_not_judged() -> None:
     packed[offset + size] = 1
     with pytest.raises(LimitError):
         data_sizes(bounded(bytes(packed)))
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+
+def block(*entries: tuple[int, bytes, bytes]) -> bytes:
+    """Entries of bytes that the key shares with the one before, the rest of it, and the value."""
+    return b"".join(
+        varint(shared) + varint(len(rest)) + varint(len(value)) + rest + value
+        for shared, rest, value in entries
+    ) + bytes(4)
+
+
+def index(data: bytes, handles: int = 1) -> bytes:
+    """An index whose every handle points at the one block `data`."""
+    handle = varint(0) + varint(len(data))
+    top = block(*((0, b"k", handle) for _ in range(handles)))
+    footer = varint(0) * 2 + varint(len(data) + 5) + varint(len(top))
+    magic = (0xDB4775248B80FB57).to_bytes(8, "little")
+    return data + bytes(5) + top + bytes(5) + footer.ljust(40, b"\0") + magic
+
+
+def test_a_long_key_that_many_entries_share_costs_nothing() -> None:
+    many = [(0, b"x" * (4 << 20), b"\x28\1")] + [((4 << 20) - 1, b"y", b"\x28\2")] * 50_000
+    started = time.process_time()
+    assert data_sizes(bounded(index(block(*many)))) == {0: 2}
+    assert time.process_time() - started < 5
+
+
+def test_one_block_named_again_and_again_is_not_read_for_ever() -> None:
+    once = index(block(*[(0, b"k", b"")] * 1000))
+    assert data_sizes(bounded(once)) == {0: 0}
+    with pytest.raises(LimitError, match="more tensors"):
+        data_sizes(bounded(index(block(*[(0, b"k", b"")] * 1000), handles=300)))
+
+
+def test_an_entry_with_fields_without_end_is_not_looked_into() -> None:
+    entry = b"".join(varint(number << 3) + b"\1" for number in range(1, 20_000))
+    with pytest.raises(LimitError, match="entry"):
+        data_sizes(bounded(index(block((0, b"k", entry)))))
 
 
 @given(st.integers(0, len(INDEX) - 1), st.integers(0, 255), st.integers(0, len(INDEX)))

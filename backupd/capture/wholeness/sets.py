@@ -133,7 +133,15 @@ def _index_names(read: Read, path: bytes) -> set[bytes] | None:
     names = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(names, dict):
         return set()
-    return {str(name).encode("utf-8", "surrogateescape") for name in names.values()}
+    return {_encoded(str(name)) for name in names.values()}
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # JSON can name half a character, of which no byte of a name makes one.
+        return name.encode("utf-8", "surrogatepass")
 
 
 def _tensorflow(

@@ -15,6 +15,9 @@ _FOOTER_BYTES = 48
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _BLOCK_TRAILER = 5  # kind of compression, and a CRC
 _MAX_BLOCK_BYTES = 16 << 20
+_MAX_ENTRIES = 250_000
+"""Tensors and blocks that an index may name: blocks may lie on each other, and be read again."""
+_MAX_ENTRY_BYTES = 64 << 10
 _VARINT_BITS = 63
 # BundleEntryProto's fields of interest, and the wire types of protobuf's encoding.
 _SHARD, _OFFSET, _SIZE = 3, 4, 5
@@ -37,17 +40,28 @@ def data_sizes(file: BoundedFile) -> dict[int, int]:
     offset, place = _varint(footer, place)
     size, _ = _varint(footer, place)
     sizes: dict[int, int] = {}
+    count = 0
     for _, handle in _entries(_block(file, offset, size)):
         begin, place = _varint(handle, 0)
         length, _ = _varint(handle, place)
-        for key, value in _entries(_block(file, begin, length)):
-            if not key:
+        count += 1
+        for key_bytes, value in _entries(_block(file, begin, length)):
+            count += 1
+            if count > _MAX_ENTRIES:
+                raise LimitError("more tensors than are read")
+            if not key_bytes:
                 continue  # the header, which has the empty key
-            fields = {number: part for number, part in _fields(value) if isinstance(part, int)}
-            shard = fields.get(_SHARD, 0)
-            end = fields.get(_OFFSET, 0) + fields.get(_SIZE, 0)
+            shard, end = _place(value)
             sizes[shard] = max(sizes.get(shard, 0), end)
     return sizes
+
+
+def _place(entry: bytes) -> tuple[int, int]:
+    """The data file that a BundleEntryProto's tensor lies in, and where it ends there."""
+    if len(entry) > _MAX_ENTRY_BYTES:
+        raise LimitError("an entry longer than is read")
+    fields = {number: part for number, part in _fields(entry) if isinstance(part, int)}
+    return fields.get(_SHARD, 0), fields.get(_OFFSET, 0) + fields.get(_SIZE, 0)
 
 
 def check_message(file: BoundedFile) -> None:
@@ -86,25 +100,28 @@ def _block(file: BoundedFile, offset: int, size: int) -> bytes:
     return data[:size]
 
 
-def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block, whose keys share the beginning of the one before."""
+def _entries(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """How long each key of a block is, and its value.
+
+    Keys share the beginning of the one before. They are not put together, as a long one that
+    many others share all but the end of would be copied for each.
+    """
     if len(block) < 4:
         raise MalformedError("a block without an end")
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (restarts + 1)
     if end < 0:
         raise MalformedError("a block without an end")
-    key = b""
-    place = 0
+    key_bytes = place = 0
     while place < end:
         shared, place = _varint(block, place)
         fresh, place = _varint(block, place)
         length, place = _varint(block, place)
-        if shared > len(key) or place + fresh + length > end:
+        if shared > key_bytes or place + fresh + length > end:
             raise MalformedError("an entry that ends behind its block")
-        key = key[:shared] + block[place : place + fresh]
+        key_bytes = shared + fresh
         place += fresh
-        yield key, block[place : place + length]
+        yield key_bytes, block[place : place + length]
         place += length
 
 
