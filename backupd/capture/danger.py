@@ -44,18 +44,9 @@ _MOST_MEMBERS = 20_000
 _MOST_JSON_BYTES = 16 << 20
 _MOST_HDF5_BYTES = 16 << 20
 _MOST_PACKED_BYTES = 16 << 20
+# LZMA's decoder takes what the writer chose, up to 4 GiB; `xz -9` chooses 65 MiB.
+_MOST_LZMA_BYTES = 96 << 20
 _NAMED = 4
-# What zipfile raises for members that it cannot make sense of, and its decompressors.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    EOFError,
-    OSError,
-)
 
 # What torch itself loads with weights_only (torch/_weights_only_unpickler.py), and what NumPy's own
 # arrays and scalars name; picklescan's list of what is harmless is shorter.
@@ -198,13 +189,19 @@ class _Look:
         try:
             with zipfile.ZipFile(source) as archive:
                 for name in names:
+                    if archive.getinfo(name).compress_type == zipfile.ZIP_LZMA:
+                        # zipfile sets its decoder no bounds, and nobody's models are packed so.
+                        self._note(UNSCANNED, "has a member that is packed by LZMA")
+                        continue
                     with archive.open(name) as member:
                         content = member.read(HEAD_BYTES)
                         if _is_worth_unpacking(name, content):
                             content += member.read(_MOST_PACKED_BYTES)
                             self._member(name, _bytes_at(content), len(content))
                     self._check_time()
-        except _UNREADABLE as error:
+        except TooLongError:
+            raise
+        except Exception as error:  # whatever zipfile and its decoders make of hostile bytes
             self._note(UNSCANNED, f"has a member that cannot be read ({type(error).__name__})")
 
     def _packed(self, head: bytes) -> None:
@@ -214,14 +211,23 @@ class _Look:
             if head.startswith(b"BZh"):
                 content = bz2.BZ2Decompressor().decompress(packed, _MOST_PACKED_BYTES)
             elif head.startswith(b"\xfd"):
-                content = lzma.LZMADecompressor().decompress(packed, _MOST_PACKED_BYTES)
+                content = self._unpacked_lzma(packed)
             else:
                 bits = 31 if head.startswith(b"\x1f\x8b") else 15
                 content = zlib.decompressobj(bits).decompress(packed, _MOST_PACKED_BYTES)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        except (OSError, EOFError, zlib.error):
             return
         if content:
             self._pickle(_bytes_at(content), len(content))
+
+    def _unpacked_lzma(self, packed: bytes) -> bytes:
+        decoder = lzma.LZMADecompressor(memlimit=_MOST_LZMA_BYTES)
+        try:
+            return decoder.decompress(packed, _MOST_PACKED_BYTES)
+        except lzma.LZMAError:
+            # Of a broken file and of one that asks for too much the same is said.
+            self._note(UNSCANNED, "is packed by LZMA and cannot be unpacked")
+            return b""
 
     def _array(self, read_at: ReadAt, size: int) -> None:
         """An array of objects is a pickle behind its header (numpy/lib/format.py)."""

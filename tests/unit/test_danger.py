@@ -7,12 +7,14 @@ import bz2
 import collections
 import gzip
 import io
+import lzma
 import os
 import pickle
 import struct
 import subprocess
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +101,7 @@ def kinds(mark: Path) -> dict[str, tuple[str, bytes]]:
             npz(good=np.zeros(4), bad=objects(system)),
         ),
         "compressed with gzip": ("model.joblib", gzip.compress(pickle.dumps(system))),
+        "compressed with xz": ("model.joblib", lzma.compress(pickle.dumps(system))),
         "compressed with bzip2": ("model.pkl.bz2", bz2.compress(pickle.dumps(system))),
         "a Keras Lambda layer": (
             "model.keras",
@@ -205,6 +208,47 @@ def test_a_pickle_that_claims_more_than_it_has_is_not_allocated() -> None:
     content = b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x"
     found = look_for_danger(lambda at, n: content[at : at + n], len(content), b"x.pkl")
     assert all(suspicion.level != DANGEROUS for suspicion in found)
+
+
+def vast_member() -> bytes:
+    """An archive whose member asks for a dictionary of 2 GiB (APPNOTE 5.8.8)."""
+    made = bytearray(archive({"m/data.pkl": pickle.dumps({})}, method=zipfile.ZIP_LZMA))
+    begin = 30 + len("m/data.pkl") + 4 + 1
+    made[begin : begin + 4] = struct.pack("<L", 2 << 30)
+    return bytes(made)
+
+
+def vast_stream() -> bytes:
+    """An xz stream whose block asks for a dictionary of 4 GiB (xz-file-format 5.3.1)."""
+    made = bytearray(lzma.compress(pickle.dumps({})))
+    size = (made[12] + 1) * 4
+    assert made[14:16] == b"\x21\1"
+    made[16] = 40
+    made[12 + size - 4 : 12 + size] = struct.pack("<L", zlib.crc32(made[12 : 12 + size - 4]))
+    return bytes(made)
+
+
+@pytest.mark.parametrize("content", [vast_member(), vast_stream()], ids=["member", "stream"])
+def test_a_dictionary_of_the_writers_choice_is_not_allocated(content: bytes) -> None:
+    tracemalloc.start()
+    found = look_for_danger(lambda at, n: content[at : at + n], len(content), b"x.joblib")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [suspicion.level for suspicion in found] == [UNSCANNED]
+    assert "LZMA" in found[0].what
+    assert peak < 64 << 20
+
+
+def test_an_error_that_no_decoder_is_known_for_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fails)
+    content = archive({"m/data.pkl": b"x" * 99}, method=zipfile.ZIP_DEFLATED)
+    found = look_for_danger(lambda at, n: content[at : at + n], len(content), b"x.pt")
+    assert [suspicion.level for suspicion in found] == [UNSCANNED]
 
 
 @settings(max_examples=150, deadline=None)
