@@ -22,6 +22,12 @@ from backupd.repository.tree import FileType, TreeEntry
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 50
+_MAX_KEY_CHARACTERS = 4 << 20
+"""Of all keys together: one long name stands before each of many values."""
+_MAX_NUMBER_BITS = 4096
+"""Python writes none as digits that has 14,300."""
+_MAX_DOTS = 256
+"""In a line of TOML: the time for a dotted key grows with the square of its parts."""
 
 Read = Callable[[int, TreeEntry], bytes]
 """The content of a file of the old (0) or new (1) snapshot."""
@@ -111,6 +117,8 @@ def _format(path: bytes) -> str | None:
 
 def _settings(path: bytes, content: bytes) -> Iterator[tuple[str, Any]]:
     kind = _format(path)
+    if kind == "toml" and max(line.count(b".") for line in content.split(b"\n")) > _MAX_DOTS:
+        raise _UncomparableError("it has a line with too many dots")
     try:
         if kind == "json":
             value = json.loads(content)
@@ -125,23 +133,38 @@ def _settings(path: bytes, content: bytes) -> Iterator[tuple[str, Any]]:
     except Exception as error:
         # yaml raises what its constructors raise, such as ValueError for an odd date.
         raise _UncomparableError(f"it is no {kind.upper() if kind else ''}") from error
-    return _flat("", value, [0], 0)
+    return _Flat().settings("", value, 0)
 
 
-def _flat(key: str, value: Any, count: list[int], depth: int) -> Iterator[tuple[str, Any]]:
-    """The values with their keys. YAML's aliases can make a small file endless, so both the
-    number and the depth end."""
-    count[0] += 1
-    if count[0] > _MAX_VALUES or depth > _MAX_DEPTH:
-        raise _UncomparableError("it holds too many values")
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            inner = f"{key}.{name}" if key else str(name)
-            yield from _flat(inner, item, count, depth + 1)
-    elif isinstance(value, list) and value:
-        for number, item in enumerate(value):
-            yield from _flat(f"{key}[{number}]", item, count, depth + 1)
-    elif value is None or isinstance(value, str | int | float | bool | dict | list):
-        yield key, value
-    else:
-        yield key, str(value)  # a date of YAML or TOML
+class _Flat:
+    """Values with their keys, of which YAML's aliases can make a small file hold without end."""
+
+    def __init__(self) -> None:
+        self._values = 0
+        self._characters = 0
+
+    def settings(self, key: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+        """The settings in `value`, which stands under `key`. Raises `_UncomparableError`."""
+        self._values += 1
+        self._characters += len(key)
+        if self._values > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise _UncomparableError("it holds too many values")
+        if self._characters > _MAX_KEY_CHARACTERS:
+            raise _UncomparableError("its keys are too long")
+        if isinstance(value, dict) and value:
+            for name, item in value.items():
+                inner = f"{key}.{_tellable(name)}" if key else str(_tellable(name))
+                yield from self.settings(inner, item, depth + 1)
+        elif isinstance(value, list | tuple) and value:  # a tuple is of YAML's pairs
+            for number, item in enumerate(value):
+                yield from self.settings(f"{key}[{number}]", item, depth + 1)
+        elif value is None or isinstance(value, str | int | float | bool | dict | list):
+            yield key, _tellable(value)
+        else:
+            yield key, str(value)  # a date of YAML or TOML
+
+
+def _tellable(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > _MAX_NUMBER_BITS:
+        raise _UncomparableError("it holds a number that is too large to tell")
+    return value
