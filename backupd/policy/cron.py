@@ -119,7 +119,8 @@ def _parse_field(
         span, slash, step_text = part.partition("/")
         step = 1
         if slash:
-            if not (step_text.isascii() and step_text.isdigit() and 0 < int(step_text[:9]) < 1000):
+            plain = step_text.isascii() and step_text.isdigit() and len(step_text) < 10
+            if not (plain and 0 < int(step_text) < 1000):
                 raise ValueError(
                     f"has the step {step_text!r} in its {name}, which is none; {_MEND}"
                 )

@@ -87,5 +87,10 @@ def test_what_is_no_schedule_or_never_fires_is_refused_with_the_mend(text: str) 
         parse_cron(text)
 
 
+def test_a_step_of_thousands_of_digits_is_no_step() -> None:
+    with pytest.raises(ValueError, match="has the step"):
+        parse_cron("*/000000001" + "0" * 5000 + " * * * *")
+
+
 def test_a_day_that_never_comes_does_not_matter_beside_a_weekday() -> None:
     assert ticks("0 0 30 2 mon", 1) == ["Mon 02-01 00:00"]
