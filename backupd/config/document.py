@@ -26,6 +26,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 # YAML 1.1 section 5.1: everything else below the space cannot stand in a stream.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Line breaks to YAML (1.1, section 4.2), and to no editor that shows the line of an error.
+_HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]")
 _NEEDS_QUOTES = frozenset({"*", "@", "`", "%"})
 _AFTER_BRACE = re.compile(r"\}\s*[^\s,#}\]]")
 _TAB_INDENT = re.compile(r"[ ]*\t[ \t]*[^\s#]")
@@ -269,6 +271,15 @@ def _decode(data: bytes, file: str) -> str:
             file=file,
             line=text.count("\n", 0, control.start()) + 1,
             hint="take it out; in a quoted value it can be written as \\xNN",
+        )
+    hidden = _HIDDEN_BREAK.search(text)
+    if hidden is not None:
+        code = f"{ord(hidden[0]):04x}"
+        raise ConfigError(
+            f"a line break that is not seen (U+{code.upper()}) stands in the file",
+            file=file,
+            line=text.count("\n", 0, hidden.start()) + 1,
+            hint=f"take it out; in a quoted value it can be written as \\u{code}",
         )
     return text
 

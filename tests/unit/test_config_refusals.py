@@ -875,6 +875,20 @@ CASES: list[tuple[str, Edit, int, str, str]] = [
         "take it out; in a quoted value it can be written as \\xNN",
     ),
     (
+        "a line break that no editor shows",
+        "key:\u2028 file: /none/key\n",
+        1,
+        "a line break that is not seen (U+2028) stands in the file",
+        "take it out; in a quoted value it can be written as \\u2028",
+    ),
+    (
+        "another, in a comment",
+        "key: {file: /none/key}\n# a\x85b\n",
+        2,
+        "a line break that is not seen (U+0085) stands in the file",
+        "take it out; in a quoted value it can be written as \\u0085",
+    ),
+    (
         "bytes that are not UTF-8",
         b"key: {file: /none/key}\nhost: caf\xe9\n",
         2,
