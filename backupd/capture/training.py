@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backupd.capture.folders import name_of
+from backupd.capture.large_json import has_too_many_values
 
 STATE_NAME = b"trainer_state.json"
 HISTORY_NAME = b"history.json"
@@ -57,7 +58,10 @@ def read_standing(path: bytes, size: int, read: Read) -> Standing | None:
             return _of_table(size, read)
         if size > _MAX_JSON_BYTES:
             return None
-        value = json.loads(read(0, size))
+        text = read(0, size)
+        if has_too_many_values(text):
+            return None
+        value = json.loads(text)
         if not isinstance(value, dict):
             return None
         return _of_state(value) if name_of(path) == STATE_NAME else _of_history(value)

@@ -71,3 +71,11 @@ def test_whatever_lies_there_nothing_is_raised(name: str, data: bytes) -> None:
 @given(st.text("epochstep,0123456789.\n\"'einf-", max_size=300))
 def test_whatever_a_table_says_nothing_is_raised(text: str) -> None:
     told("log.csv", "epoch,step,loss\n" + text)
+
+
+def test_json_of_very_many_values_tells_nothing() -> None:
+    found = [
+        told("trainer_state.json", '{"global_step": 5, "x": [' + "[]," * lists + "0]}")
+        for lists in (999_000, 1_000_000)
+    ]
+    assert found == [Standing(5), None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_an_index_that_names_what_is_not_there_is_torn() -> None:
 def test_an_index_that_names_half_a_character_lacks_that_shard() -> None:
     text = b'{"weight_map": {"w": "\\ud800"}}'
     assert "lacks the shard" in worst({"m.safetensors.index.json": (text, 1)}).reason
+
+
+def test_json_of_very_many_values_is_not_parsed() -> None:
+    text = b'{"weight_map": {"w": "gone"}, "x": [' + b"[]," * 1_000_000 + b"0]}"
+    tracemalloc.start()
+    assert worst({"m.safetensors.index.json": (text, 1)}).verdict is Verdict.WHOLE
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(text), peak
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "training_args.bin", "rng_state.pth"])

@@ -90,6 +90,13 @@ def test_one_block_named_again_and_again_is_not_read_for_ever() -> None:
         data_sizes(bounded(index(block(*[(0, b"k", b"")] * 1000), handles=300)))
 
 
+def test_a_message_of_very_many_fields_is_believed() -> None:
+    assert judge_file(lambda at, n: (b"\x08\1" * (n // 2 + 1))[:n], 1 << 30, b"saved_model.pb") == (
+        Verdict.WHOLE,
+        "",
+    )
+
+
 def test_an_entry_with_fields_without_end_is_not_looked_into() -> None:
     entry = b"".join(varint(number << 3) + b"\1" for number in range(1, 20_000))
     with pytest.raises(LimitError, match="entry"):

@@ -17,6 +17,7 @@ from backupd.capture.containers.bounded import (
     TruncatedError,
 )
 from backupd.capture.folders import name_of, parent_of, shown
+from backupd.capture.large_json import has_too_many_values
 from backupd.capture.wholeness.names import (
     DEEPSPEED_RANK,
     DISTRIBUTED,
@@ -311,7 +312,8 @@ def _json(read: Read, path: bytes) -> object | None:
     if file.size > _MAX_JSON_BYTES:
         return {}
     try:
-        value: object = json.loads(file.read(0, file.size))
+        text = file.read(0, file.size)
+        value: object = {} if has_too_many_values(text) else json.loads(text)
     except (ValueError, RecursionError, TruncatedError):
         return None
     return value

@@ -18,6 +18,8 @@ _MAX_BLOCK_BYTES = 16 << 20
 _MAX_ENTRIES = 250_000
 """Tensors and blocks that an index may name: blocks may lie on each other, and be read again."""
 _MAX_ENTRY_BYTES = 64 << 10
+_MAX_FIELDS = 100_000
+"""Of a message's outermost ones; a SavedModel has a few, each of which takes a read."""
 _VARINT_BITS = 63
 # BundleEntryProto's fields of interest, and the wire types of protobuf's encoding.
 _SHARD, _OFFSET, _SIZE = 3, 4, 5
@@ -67,10 +69,14 @@ def _place(entry: bytes) -> tuple[int, int]:
 def check_message(file: BoundedFile) -> None:
     """Walk the outermost fields of a protobuf message that fills `file`.
 
-    Raises MalformedError, TruncatedError where they do not end where the file does.
+    Raises MalformedError, TruncatedError where they do not end where the file does, LimitError
+    where that would take too long to tell.
     """
-    position = 0
+    position = count = 0
     while position < file.size:
+        count += 1
+        if count > _MAX_FIELDS:
+            raise LimitError("more fields than are read")
         head = file.read(position, min(20, file.size - position))
         tag, after = _varint(head, 0)
         position += after
