@@ -16,6 +16,7 @@ from backupd.config.load import check_text
 from backupd.config.settings import KeySettings, LocalTarget, NasTarget
 from backupd.config.systemd import render_drop_in
 from backupd.config.systemd_box import Box
+from tests.rigs.systemd_rig import JOIN_GROUP, group_name, remove_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = 'o d\'d "100%" $x: é\\n;#&'
@@ -39,21 +40,22 @@ for open in /proc/[0-9]*/fdinfo; do ls "$open" > /dev/null 2>&1 || report "hidde
 report "capabilities $(grep CapEff /proc/self/status | tr -s '\t' ' ')"
 """
 
-BOOT = r"""
+BOOT = (
+    f"""
 set -e
-work="$1"
+work="$1" group="$3"
+{JOIN_GROUP}"""
+    + r"""
 mount -t tmpfs tmpfs "$work"
 mkdir "$work/upper" "$work/scratch" "$work/merged"
 cp -a "$2/." "$work/upper/"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/scratch" "$work/merged"
-timeout 100 systemd-nspawn -q -D "$work/merged" --boot --register=no --keep-unit --console=pipe \
+timeout 200 systemd-nspawn -q -D "$work/merged" --boot --register=no --keep-unit --console=pipe \
   --private-network --link-journal=no systemd.unit=backupd-test.target \
   > "$work/console" 2>&1 || true
-# nspawn leaves its control groups behind; those in use cannot be removed.
-find /sys/fs/cgroup -depth -type d \( -path '*/payload*' -o -path '*/supervisor*' \) \
-  -exec rmdir {} + 2>/dev/null || true
 cat "$work/merged/srv/report" 2>/dev/null || { cat "$work/console"; exit 1; }
 """
+)
 
 OVERRIDE = """\
 [Unit]
@@ -139,13 +141,21 @@ def test_the_sandbox_reads_the_models_and_writes_to_the_targets_and_nowhere_else
     (tree / key.relative_to("/")).chmod(0o600)
     work = tmp_path / "work"
     work.mkdir()
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation=private", "sh", "-c", BOOT, "boot", work, tree],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
+    group = group_name()
+    try:
+        done = subprocess.run(
+            [
+                *("unshare", "--mount", "--propagation=private", "sh", "-c", BOOT, "boot"),
+                *(work, tree, group),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=250,
+        )
+    finally:
+        # nspawn leaves its control groups behind; others are of containers that run beside it.
+        remove_groups(group)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     report = done.stdout.splitlines()
     assert report[:8] == [

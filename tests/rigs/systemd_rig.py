@@ -27,11 +27,8 @@ _TARGET = "rig.target"
 
 T = TypeVar("T")
 
-# `/run` may lie on a disk where this machine's own init is none; nspawn wants it in memory.
-# A control group of its own keeps two containers of parallel tests apart.
-_BOOT = r"""
-set -e
-work=$1 tree=$2 group=$3; shift 3
+# A control group of its own, `$group`, keeps two containers of parallel tests apart.
+JOIN_GROUP = r"""
 while IFS=: read -r number controllers path; do
   case $number:$controllers in
     0:) places="/sys/fs/cgroup /sys/fs/cgroup/unified" ;;
@@ -44,6 +41,14 @@ while IFS=: read -r number controllers path; do
     echo $$ > "$place$path/$group/cgroup.procs"
   done
 done < /proc/self/cgroup
+"""
+# `/run` may lie on a disk where this machine's own init is none; nspawn wants it in memory.
+_BOOT = (
+    f"""
+set -e
+work=$1 tree=$2 group=$3; shift 3
+{JOIN_GROUP}"""
+    + r"""
 mount -t tmpfs tmpfs "$work"
 mount -t tmpfs tmpfs /run
 mkdir "$work/upper" "$work/scratch" "$work/merged"
@@ -52,6 +57,7 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/scrat
 exec systemd-nspawn -q -D "$work/merged" --boot --register=no --keep-unit --console=pipe \
   --private-network --link-journal=no "$@" > "$work.console" 2>&1 < /dev/null
 """
+)
 
 _UNIT = f"""\
 [Unit]
@@ -133,7 +139,7 @@ def booted_systemd(folder: Path) -> Iterator[Machine]:
     units = tree / "etc/systemd/system"
     units.mkdir(parents=True)
     (units / _TARGET).write_text(_UNIT)
-    group = f"backupd-rig-{os.getpid()}-{time.monotonic_ns()}"
+    group = group_name()
     site = sysconfig.get_path("purelib")
     nspawn = subprocess.Popen(
         [
@@ -154,7 +160,7 @@ def booted_systemd(folder: Path) -> Iterator[Machine]:
         raise
     finally:
         _end(nspawn)
-        _remove_groups(group)
+        remove_groups(group)
 
 
 def _install(folder: Path, tree: Path) -> None:
@@ -211,7 +217,12 @@ def _end(nspawn: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _remove_groups(group: str) -> None:
+def group_name() -> str:
+    """A name for a control group that no other has."""
+    return f"backupd-rig-{os.getpid()}-{time.monotonic_ns()}"
+
+
+def remove_groups(group: str) -> None:
     """Control groups go from the inside out, once the last process of theirs is gone."""
     for place in Path("/sys/fs/cgroup").glob(f"**/{group}"):
         folders = sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True)
