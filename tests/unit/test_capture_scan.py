@@ -382,9 +382,12 @@ def test_a_hundred_thousand_files_take_well_under_a_second_of_cpu(in_memory: Pat
         (in_memory / str(folder)).mkdir()
         for number in range(1000):
             os.close(os.open(in_memory / str(folder) / str(number), os.O_CREAT | os.O_WRONLY))
-    begin = time.process_time()
-    with scan(bytes(in_memory)) as found:
-        count = sum(1 for _ in found)
-    spent = time.process_time() - begin
-    assert count == 20_021
-    assert spent < 0.2 * 3  # 0.08 s where nothing else runs
+    spent = []
+    # The best of three, as a collection of all that a long run holds may fall into any of them.
+    for _ in range(3):
+        begin = time.process_time()
+        with scan(bytes(in_memory)) as found:
+            count = sum(1 for _ in found)
+        spent.append(time.process_time() - begin)
+        assert count == 20_021
+    assert min(spent) < 0.2 * 3  # 0.08 s where nothing else runs
