@@ -75,10 +75,15 @@ def test_quickstart_goes_on_watching_and_the_commands_go_through_it(
         shown = backupd.ok("status")
         assert f"pid {daemon.pid}" in shown.out
         assert "llama" in shown.out
-        document = backupd.ok("status", "--json").document
-        [told] = document["models"]
-        assert told["snapshot"] == "llama@v3"
-        assert told["snapshot_time"].endswith("Z")
+
+        def of_model() -> dict[str, object]:
+            [found] = backupd.ok("status", "--json").document["models"]
+            return dict(found)
+
+        # The daemon takes it down after it can be listed.
+        wait_for(lambda: of_model()["snapshot"] == "llama@v3")
+        told = of_model()
+        assert str(told["snapshot_time"]).endswith("Z")
         unknown = backupd("snapshot", "lama")
         assert unknown.code == 4
         daemon.send_signal(signal.SIGINT)
