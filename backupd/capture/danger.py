@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backupd.capture.containers.bounded import BoundedFile, MalformedError, ReadAt
+from backupd.capture.containers.zip_archive import ENCRYPTED, read_archive
 from backupd.capture.containers.zip_archive import MAGIC as ZIP_MAGIC
-from backupd.capture.containers.zip_archive import read_archive
 from backupd.capture.danger_reading import FileSource, PickleWindow, TooLongError
 from backupd.capture.folders import shown
 
@@ -83,6 +83,15 @@ def _is_worth_unpacking(name: str, head: bytes) -> bool:
         head.startswith((_NPY, _HDF5))
         or _PICKLE.match(head) is not None
         or name.lower().endswith(ends)
+    )
+
+
+def _is_stored(info: zipfile.ZipInfo) -> bool:
+    """Whether its bytes lie in the archive as they are, so that it was looked into there."""
+    return (
+        info.compress_type == zipfile.ZIP_STORED
+        and info.compress_size == info.file_size
+        and not info.flag_bits & ENCRYPTED
     )
 
 
@@ -157,13 +166,12 @@ class _Look:
             # Readers differ in what they make of such a one, so a look proves nothing.
             self._note(UNSCANNED, "is a zip archive that contradicts itself")
             return
-        packed = [member.name for member in members if not member.stored]
         for member in members[:_MOST_MEMBERS]:
             if member.stored:
                 offset = member.data_offset
                 self._member(member.name, self._within(offset), member.size_bytes)
-        if packed:
-            self._packed_members(packed[:_MOST_MEMBERS])
+        if not all(member.stored for member in members):
+            self._packed_members()
         if len(members) > _MOST_MEMBERS:
             raise TooLongError
 
@@ -184,16 +192,20 @@ class _Look:
         elif _PICKLE.match(head) or lower.endswith((".pkl", ".pickle", ".joblib")):
             self._pickle(read_at, size)
 
-    def _packed_members(self, names: list[str]) -> None:
+    def _packed_members(self) -> None:
         source = FileSource(self._read_at, self._size)
         try:
             with zipfile.ZipFile(source) as archive:
-                for name in names:
-                    if archive.getinfo(name).compress_type == zipfile.ZIP_LZMA:
+                # Not by name: of two that share one, loaders differ in which they take.
+                for info in archive.infolist()[:_MOST_MEMBERS]:
+                    if _is_stored(info):
+                        continue
+                    name = info.filename
+                    if info.compress_type == zipfile.ZIP_LZMA:
                         # zipfile sets its decoder no bounds, and nobody's models are packed so.
                         self._note(UNSCANNED, "has a member that is packed by LZMA")
                         continue
-                    with archive.open(name) as member:
+                    with archive.open(info) as member:
                         content = member.read(HEAD_BYTES)
                         if _is_worth_unpacking(name, content):
                             content += member.read(_MOST_PACKED_BYTES)

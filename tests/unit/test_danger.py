@@ -167,6 +167,20 @@ def test_what_is_not_known_to_be_harmless_is_named_as_that() -> None:
     assert [(one.level, "TrainingArguments" in one.what) for one in found] == [(UNKNOWN, True)]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_two_members_with_one_name_both_are_looked_into(method: int, first: bool) -> None:
+    contents = [pickle.dumps(Calls(os.system, "true")), pickle.dumps({})]
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as file:
+        for content in contents if first else contents[::-1]:
+            file.writestr("m/data.pkl", content)
+    content = made.getvalue()
+    found = look_for_danger(lambda at, n: content[at : at + n], len(content), b"x.pt")
+    assert [suspicion.level for suspicion in found] == [DANGEROUS]
+
+
 def test_an_archive_that_contradicts_itself_is_not_believed() -> None:
     content = bytearray(archive({"m/data.pkl": pickle.dumps({"a": 1})}))
     content[8] ^= 8  # the method in the member's own header

@@ -32,7 +32,7 @@ _LOCAL = struct.Struct("<4s2B4H3L2H")  # 4.3.7
 _EXTRA = struct.Struct("<2H")  # 4.5.1
 _ZIP64_EXTRA = 1  # 4.5.3
 _STORED = 0
-_ENCRYPTED = 0x2041  # bits 0, 6 and 13 of 4.4.4
+ENCRYPTED = 0x2041  # bits 0, 6 and 13 of 4.4.4
 _UTF8 = 0x800
 
 
@@ -155,7 +155,7 @@ def _directory(data: bytes, count: int) -> list[tuple[bytes, int, int, bool, int
         if 0xFFFFFFFF in (packed, plain, local_offset):
             extra = data[extra_start : extra_start + extra_bytes]
             plain, packed, local_offset = _widened(extra, plain, packed, local_offset)
-        stored = method == _STORED and packed == plain and not flags & _ENCRYPTED
+        stored = method == _STORED and packed == plain and not flags & ENCRYPTED
         entries.append((data[name_start:extra_start], local_offset, packed, stored, flags))
     if position != len(data):
         raise MalformedError("a directory longer than its entries")
@@ -192,7 +192,7 @@ def _data_offset(file: BoundedFile, offset: int, name: bytes, flags: int) -> int
         or local[_LOCAL.size :] != name
         or fields[10] != len(name)
         or fields[4] != _STORED
-        or (fields[3] ^ flags) & _ENCRYPTED
+        or (fields[3] ^ flags) & ENCRYPTED
     ):
         raise MalformedError("a member that contradicts the directory")
     return offset + _LOCAL.size + len(name) + int(fields[11])
