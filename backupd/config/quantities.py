@@ -14,7 +14,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdwy])")
 # A year is 365 days: retention is coarse, and a duration that depends on the date is not one.
 _DURATION_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _MAX_DURATION_SECONDS = 200 * 31536000
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)")
+_SIZE = re.compile(r"(\d{1,30})(?:\.(\d{1,9}))?\s*([A-Za-z]*)")
 _SIZE_BYTES = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -61,11 +61,9 @@ def parse_time(text: str) -> float:
 
 def parse_rate(text: str) -> int:
     """Bytes per second: `200MB/s` (10**6), `50MiB/s` (2**20); the `/s` may be left out."""
-    match = _SIZE.fullmatch(text.strip().removesuffix("/s").strip())
-    unit = _SIZE_BYTES.get(match[2].lower()) if match else None
-    if match is None or unit is None:
+    rate = _bytes(text.strip().removesuffix("/s").strip())
+    if rate is None:
         raise ValueError("is no rate; write bytes per second, such as 200MB/s or 50MiB/s")
-    rate = int(float(match[1]) * unit)
     if rate < 1:
         raise ValueError("would send nothing; leave the key out for no limit")
     return rate
@@ -73,11 +71,20 @@ def parse_rate(text: str) -> int:
 
 def parse_size(text: str) -> int:
     """Bytes: `2GB` (10**9), `500MiB` (2**20)."""
-    match = _SIZE.fullmatch(text.strip())
-    unit = _SIZE_BYTES.get(match[2].lower()) if match else None
-    if match is None or unit is None:
+    size = _bytes(text.strip())
+    if size is None:
         raise ValueError("is no size; write bytes, such as 2GB or 500MiB")
-    return int(float(match[1]) * unit)
+    return size
+
+
+def _bytes(text: str) -> int | None:
+    """The whole bytes of a number with its unit, which a float would not hold of petabytes."""
+    match = _SIZE.fullmatch(text)
+    unit = _SIZE_BYTES.get(match[3].lower()) if match else None
+    if match is None or unit is None:
+        return None
+    billionths = int((match[2] or "").ljust(9, "0"))
+    return int(match[1]) * unit + billionths * unit // 1_000_000_000
 
 
 def format_size(size_bytes: int) -> str:

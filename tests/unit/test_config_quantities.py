@@ -6,7 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from backupd.config.quantities import format_duration, parse_duration, parse_percent, parse_rate
+from backupd.config.quantities import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_percent,
+    parse_rate,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,16 @@ def test_a_rate_is_bytes_per_second(text: str, rate: int) -> None:
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="; "):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2 * 10**9), ("1.5 KiB", 1536), ("0", 0), ("5445044035.1MB", 5445044035100000),
+     ("1025202525TB", 1025202525 * 10**12), ("9007199254740993B", 2**53 + 1)],
+)  # fmt: skip
+def test_a_size_is_bytes_and_reads_back_from_its_shortest_form(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    assert parse_size(format_size(size)) == size
 
 
 def test_a_percentage_lies_between_nothing_and_all() -> None:
