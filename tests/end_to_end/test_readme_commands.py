@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -45,7 +46,7 @@ class Newcomer:
                 "LANG": "C.UTF-8",
                 "COLUMNS": "80",
                 # What others downloaded already need not be fetched again, nor compiled ahead.
-                "PIP_CACHE_DIR": str(self.home.parent / "pip-cache"),
+                "PIP_CACHE_DIR": os.environ.get("PIP_CACHE_DIR", str(Path.home() / ".cache/pip")),
                 "PIP_NO_COMPILE": "false",
                 "PIP_RETRIES": "10",
                 "PIP_DISABLE_PIP_VERSION_CHECK": "1",

@@ -719,7 +719,11 @@ def test_a_check_that_heals_mends_what_it_finds_and_says_so(start: Start) -> Non
     daemon.later(86_400)
     eventually(lambda: daemon.lines.has("1 objects were mended"))
     assert daemon.lines.has("is truncated")
-    upkeep = eventually(lambda: next(one for one in daemon.status()["upkeep"] if one["note"]))
+
+    def noted() -> Any:
+        return next((one for one in daemon.status()["upkeep"] if one["note"]), None)
+
+    upkeep = eventually(noted)
     assert not upkeep["error"]
     assert "mended" in upkeep["note"]
 
