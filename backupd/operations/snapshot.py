@@ -251,7 +251,8 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
     started = installation.clock()
     progress.begin("store")
     since = previous.snapshot.record.time if previous.snapshot else 0.0
-    with Scan(one.root, one.options) as scan, Measuring(one.root, one.options, since, progress):
+    measuring = Measuring(one.root, one.options, since, progress)
+    with Scan(one.root, one.options) as scan:
         choice = Choice(model.scheme, model.roles, scan)
         parent = previous.snapshot.record if previous.snapshot else None
         inspection = Inspection(scan, parent, include_secrets=model.include_secrets)
@@ -299,6 +300,7 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
                 elif before is not None and before.matches(item) and inspection.knows(item, before):
                     sink.keep(before)
                 else:
+                    measuring.before(item)
                     capture.take(item, before)
             capture.check_sets()
             trees = sink.finish()
