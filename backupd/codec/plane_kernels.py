@@ -15,7 +15,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Buffer: TypeAlias = bytes | bytearray | memoryview | Bytes
 Words: TypeAlias = NDArray[Any]  # unsigned integers of a chunk's width
 
-BLOCK_BYTES = 512 << 10  # long enough to forget the cost of a call, and to seldom meet the GIL
+BLOCK_BYTES = 1 << 20  # long enough to forget the cost of a call, and to seldom meet the GIL
 
 _TYPES: dict[int, np.dtype[Any]] = {n: np.dtype(f"<u{n}") for n in (1, 2, 4, 8)}
 # Half of each digit's range, in every byte: see `difference`.

@@ -74,7 +74,7 @@ class LimitsSection(Section):
     """What backupd may take of the box."""
 
     threads: int = Field(
-        2, ge=1, le=64, description="Threads that hash, compress and seal.", examples=["2"]
+        2, ge=1, le=64, description="Threads that read, hash, compress and seal.", examples=["2"]
     )
     upload: Rate | None = Field(
         None,

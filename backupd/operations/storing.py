@@ -1,9 +1,10 @@
 """The pipeline that stores files: one reader, some workers, packs put behind them.
 
-The caller's thread reads and cuts; workers hash, encode and seal; packs are put behind them.
-Queues between them are bounded by the frames there are, so memory does not depend on the size of
-a model: `(workers + 1)` frames of a chunk's most bytes, and the writer's pack buffers.
-Entries come out in the order in which files went in.
+The caller's thread reads and cuts, and where all frames are filled does as the workers do: hash,
+encode and seal. So with one worker fewer than there are threads to use, none is ever idle, nor
+are there more of them. Queues between them are bounded by the frames there are, so memory does
+not depend on the size of a model: `2 * (workers + 1)` frames of a chunk's most bytes, and the
+writer's pack buffers. Entries come out in the order in which files went in.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from backupd.repository.writer import Writer
 _PROBED_BYTES = 64 * 1024  # small files from here on are probed for numbers, which costs time
 # How much is read before the cut is looked for again: what lies behind a cut is read twice.
 _STEP = 512 * 1024
+# How much of a tensor is read and then hashed at once: little enough to be in a cache still, and
+# enough to seldom meet the GIL.
+_HASHED_BYTES = 2 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +91,7 @@ class FileStore:
         advance: Callable[[int, int], None],
         stop: threading.Event,
     ) -> None:
-        """`base_reader` makes a reader of bases for each worker."""
+        """`workers` come beside the caller; `base_reader` makes a reader of bases for each."""
         secrets = writer.repository.secrets
         parameters = writer.repository.descriptor.chunking
         self._chunker = Chunker(parameters, secrets.chunking_key)
@@ -103,13 +107,17 @@ class FileStore:
         self._frames: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         # A tensor's piece may be longer than what is cut by content.
         self._frame_size = HEADROOM + max(parameters.max_size, PIECE_SIZE)
-        self._frames_left = workers + 1
+        # Each worker has one, the caller one, and as many wait, so that no worker does without
+        # while the caller encodes.
+        self._frames_left = 2 * (workers + 1)
         self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._small_frame = memoryview(mmap.mmap(-1, HEADROOM + self._whole_size))
         self._small_stream = writer.stream()
         self._order: deque[StoredFile] = deque()
+        self._own_stream = writer.stream()
+        self._own_bases: BaseReader | None = None
         worker_streams = [writer.stream() for _ in range(workers)]
-        self.streams = [self._small_stream, *worker_streams]
+        self.streams = [self._small_stream, self._own_stream, *worker_streams]
         self._threads = [
             threading.Thread(target=self._work, args=(stream,), name=f"store-{n}", daemon=True)
             for n, stream in enumerate(worker_streams)
@@ -211,9 +219,8 @@ class FileStore:
             size = min(PIECE_SIZE, segment.size_bytes - begin)
             frame = self._take_frame()
             got = 0
-            # Hashed bit by bit, while it is still in the cache of the core that read it.
             while got < size:
-                part = frame[HEADROOM + got : HEADROOM + min(got + _STEP, size)]
+                part = frame[HEADROOM + got : HEADROOM + min(got + _HASHED_BYTES, size)]
                 count = file.read_into(part, segment.offset + begin + got)
                 hasher.update(part[:count])
                 got += count
@@ -271,9 +278,26 @@ class FileStore:
         while True:
             self._check()
             try:
-                return self._frames.get(timeout=0.5)
+                return self._frames.get_nowait()
             except queue.Empty:
-                continue
+                pass
+            if not self._store_waiting():
+                try:
+                    return self._frames.get(timeout=0.5)
+                except queue.Empty:
+                    continue
+
+    def _store_waiting(self) -> bool:
+        """Store the piece that has waited longest, in place of a worker; false where none waits."""
+        try:
+            piece = self._pieces.get_nowait()
+        except queue.Empty:
+            return False
+        if piece is not None:
+            if self._own_bases is None:
+                self._own_bases = self._base_reader()
+            self._store_piece(self._own_stream, piece, self._own_bases)
+        return True
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -287,15 +311,18 @@ class FileStore:
     def _work(self, stream: PackStream) -> None:
         bases = self._base_reader()
         while (piece := self._pieces.get()) is not None:
-            try:
-                if self._failure is None:
-                    self._store(stream, piece, bases)
-            except BaseException as error:
-                self._failure = error
-                self._bases.close()
-            finally:
-                self._frames.put(piece.frame)
+            self._store_piece(stream, piece, bases)
         bases.close()
+
+    def _store_piece(self, stream: PackStream, piece: _Piece, bases: BaseReader) -> None:
+        try:
+            if self._failure is None:
+                self._store(stream, piece, bases)
+        except BaseException as error:
+            self._failure = error
+            self._bases.close()
+        finally:
+            self._frames.put(piece.frame)
 
     def _store(self, stream: PackStream, piece: _Piece, bases: BaseReader) -> None:
         frame = piece.frame[: HEADROOM + piece.size]
@@ -345,6 +372,10 @@ class FileStore:
     def _end_workers(self) -> None:
         if self._failure is not None or self._stop.is_set():
             self._bases.close()
+        while self._store_waiting():
+            pass
+        if self._own_bases is not None:
+            self._own_bases.close()
         for _ in self._threads:
             self._pieces.put(None)
         for thread in self._threads:

@@ -247,7 +247,7 @@ class TreeSink:
 
             self._store = FileStore(
                 self._open_writer(),
-                workers=self._workers,
+                workers=self._workers - 1,
                 bases=self._base_table(),
                 base_reader=self._make_base_reader,
                 advance=self._progress.advance,

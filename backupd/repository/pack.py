@@ -23,8 +23,8 @@ PACK_CAPACITY = PACK_TARGET_SIZE + 9 * MIB
 MAGIC = b"backupd1"
 TRAILER_SIZE = 4 + len(MAGIC)
 TABLE_ASSOCIATED = b"backupd format 1: pack table"
-# So much is hashed at a time: while it is still in the cache, and not blob by tiny blob.
-_HASH_BYTES = 256 * 1024
+# So much is hashed at a time: while it is still in a cache, and not blob by tiny blob.
+_HASH_BYTES = 2 << 20
 # Of small files thousands share a pack; this bounds its table to about a megabyte.
 _MAX_BLOBS = 16_384
 

@@ -92,7 +92,7 @@ def test_as_many_threads_work_as_the_limit_says(world: Threads, threads: int) ->
     write(world, 0)
     seen: set[int] = set()
     world.snapshot(progress=Watching(lambda total: seen.add(running("store-"))))
-    assert max(seen) == threads
+    assert max(seen) + 1 == threads  # the one that takes the snapshot does as they do
     write(world, 1)
     world.snapshot()
     with world.open() as installation, scratch(world.root / "out") as out:
