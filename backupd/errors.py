@@ -15,6 +15,15 @@ EXIT_TARGET = 5
 EXIT_KEY = 6
 EXIT_DAMAGED = 7
 EXIT_INTERRUPTED = 130
+REPOSITORY_EXITS = (
+    EXIT_FAILED,
+    EXIT_PARTIAL,
+    EXIT_NOT_FOUND,
+    EXIT_TARGET,
+    EXIT_KEY,
+    EXIT_DAMAGED,
+)
+"""How a command that works on what is stored may end, but for 0 and 2."""
 
 
 class BackupdError(Exception):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.config.settings import NotifySettings
 from backupd.daemon.alarms import Event, Message, Trouble, compare, troubles_of
-from backupd.daemon.state import replace_file
 from backupd.errors import BackupdError, ConfigError
+from backupd.operations.state_file import replace_file
 
 if TYPE_CHECKING:
     from backupd.daemon.logs import Log

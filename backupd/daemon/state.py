@@ -7,12 +7,13 @@ is looked at once more, and nothing else is lost.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from backupd.operations.state_file import replace_file
 
 STATE_NAME = "state.json"
 _FORMAT = 1
@@ -174,22 +175,3 @@ def _known(kind: type[JobRecord] | type[TargetRecord], value: dict[str, Any]) ->
         for entry in fields(kind)
         if type(value.get(entry.name)) in kinds.get(str(entry.type), ())
     }
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write, fsync, rename, fsync the folder: a crash leaves the old file or the new one.
-
-    Raises `OSError`.
-    """
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -6,10 +6,11 @@ Kept in the state folder. Without it, or once a newer snapshot was taken, the ne
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from backupd.operations.state_file import replace_file
 
 if TYPE_CHECKING:
     from backupd.config.settings import Settings
@@ -43,7 +44,9 @@ def read_head(installation: Installation, model: str) -> Head | None:
 def write_head(installation: Installation, model: str, head: Head) -> None:
     """Keep a head, durably. Raises OSError."""
     value = {"version": head.version, "above": head.above, "came_from": head.came_from}
-    write_durably(_place(installation, model), json.dumps(value).encode())
+    place = _place(installation, model)
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace_file(place, json.dumps(value).encode())
 
 
 def journal_place(settings: Settings, model: str) -> Path:
@@ -54,22 +57,6 @@ def journal_place(settings: Settings, model: str) -> Path:
 def was_cut_short(settings: Settings, model: str) -> bool:
     """Whether a switch of a configured model is under way, or ended in the middle."""
     return journal_place(settings, model).exists()
-
-
-def write_durably(place: Path, content: bytes) -> None:
-    """Put a small file in one step: it is the old one or the new one, whatever happens."""
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = place.with_suffix(".tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(place)
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _place(installation: Installation, model: str) -> Path:

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from backupd.capture.folders import OWN_TEMPORARY_PREFIX, shown
 from backupd.errors import BackupdError
-from backupd.operations.heads import Head, journal_place, write_durably, write_head
+from backupd.operations.heads import Head, journal_place, write_head
 from backupd.operations.installation import Installation
 from backupd.operations.standing import look_at
+from backupd.operations.state_file import replace_file
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
@@ -60,7 +61,7 @@ class Journal:
 
     def write(self, plan: Plan) -> None:
         """Keep the plan, durably. Raises OSError."""
-        write_durably(self._place, json.dumps(asdict(plan)).encode())
+        replace_file(self._place, json.dumps(asdict(plan)).encode())
 
     def read(self) -> Plan | None:
         """The plan that was left, or None."""

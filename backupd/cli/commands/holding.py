@@ -17,20 +17,12 @@ from backupd.cli.parameters import dry_run_option, moment, target_option
 from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
 
-_EXITS = (
-    errors.EXIT_FAILED,
-    errors.EXIT_PARTIAL,
-    errors.EXIT_NOT_FOUND,
-    errors.EXIT_TARGET,
-    errors.EXIT_KEY,
-    errors.EXIT_DAMAGED,
-)
 _SHOWN = 20
 
 
 @command(
     "extend",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd extend", "on every target that has `object_lock`, as the daemon does daily"),
         ("backupd extend --all", "also what was stored lately, as after `object_lock` was set"),
@@ -104,7 +96,7 @@ def _say_all(app: App, problems: tuple[str, ...]) -> None:
 
 @command(
     "undelete",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd undelete s3 --as-of 2026-11-20T14:30 --dry-run", "what was there then"),
         ("backupd undelete s3 --as-of 2026-11-20T14:30", "is there again"),

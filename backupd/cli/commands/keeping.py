@@ -32,19 +32,11 @@ _COLUMNS = (
     Column("TARGET"),
     Column("WHY", shrink=28, wrap=True),
 )
-_EXITS = (
-    errors.EXIT_FAILED,
-    errors.EXIT_PARTIAL,
-    errors.EXIT_NOT_FOUND,
-    errors.EXIT_TARGET,
-    errors.EXIT_KEY,
-    errors.EXIT_DAMAGED,
-)
 
 
 @command(
     "forget",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd forget --dry-run", "which snapshots the policies would drop, and why not others"),
         ("backupd forget", "drops them, as the daemon does by its schedule"),
@@ -152,7 +144,7 @@ def _why(reasons: Sequence[str]) -> str:
 
 @command(
     "policy",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd policy llama-ft", "what is kept today, with every reason"),
         ("backupd policy llama-ft --simulate 90d", "how many are kept as the next 90 days go by"),
@@ -300,7 +292,7 @@ def _say_simulation(app: App, target: str, found: Simulation) -> None:
 
 @command(
     "prune",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd prune --dry-run", "what is unused, and how much space it takes"),
         ("backupd prune", "marks what is unused, and deletes what was marked a day ago"),

@@ -15,14 +15,6 @@ from backupd.cli.command import command, help_when_alone
 from backupd.cli.formatting import Column, printable
 from backupd.cli.opening import opened
 
-_EXITS = (
-    errors.EXIT_FAILED,
-    errors.EXIT_PARTIAL,
-    errors.EXIT_NOT_FOUND,
-    errors.EXIT_TARGET,
-    errors.EXIT_KEY,
-    errors.EXIT_DAMAGED,
-)
 _COLUMNS = (
     Column("KEY"),
     Column("KIND", drop=1),
@@ -47,7 +39,7 @@ def key_group(ctx: click.Context) -> None:
 
 @command(
     "export",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(("backupd key export | ssh safe 'cat > backupd.key'", "onto another machine"),),
 )
 @click.pass_obj
@@ -67,7 +59,7 @@ def export_command(app: App) -> None:
 
 @command(
     "add",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd key add --label safe", "asks for a passphrase twice"),
         ("backupd key add --recovery", "makes one more recovery key, and prints it once"),
@@ -174,7 +166,7 @@ def _ask() -> str:
 
 @command(
     "remove",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(
         ("backupd key remove 3f2a91c4", "the key of that id no longer opens anything"),
         ("backupd key remove recovery", "the one of that label"),
@@ -204,7 +196,7 @@ def remove_command(app: App, key: str) -> None:
 
 @command(
     "list",
-    exits=_EXITS,
+    exits=errors.REPOSITORY_EXITS,
     examples=(("backupd key list", "what opens the repositories, and since when"),),
 )
 @click.pass_obj
