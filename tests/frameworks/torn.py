@@ -115,7 +115,7 @@ class Writer:
         """End the program."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(120)
 
 
 class Tool(Protocol):
