@@ -174,7 +174,7 @@ class BackupdAtS3(Backupd):
 
     server: S3Server
     bucket: str
-    places = ("s3",)
+    places: tuple[str, ...] = ("s3",)
 
     def configuration(self) -> dict[str, object]:
         known = super().configuration()
