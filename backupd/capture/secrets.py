@@ -97,6 +97,14 @@ def secret_in(content: bytes | memoryview) -> str:
     return _FORMS[min(found)][0] if found else ""
 
 
+def may_hold_secrets(texts: memoryview) -> bool:
+    """Whether `secret_in` may find something in texts with a zero byte between any two.
+
+    False is certain: no form holds a zero byte, and to each it is an edge as a text's end is.
+    """
+    return _set_of_forms().Match(texts) is not None
+
+
 def why_secret(path: bytes, content: bytes | memoryview) -> str:
     """Why a file is left out, to go after its path; empty where it is not."""
     if is_secret_name(path):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import zstandard
 
@@ -110,8 +110,7 @@ def parse_header(encoded: Buffer) -> tuple[BlobHeader, int]:
     return BlobHeader(codec, bytes(view[HEADER_SIZE : HEADER_SIZE + length]), base_id), end
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """One encoded chunk: the codec, the base (empty for none) and header with payload.
 
     `data` may lie in the caller's frame or in the encoder's own buffer, and is good until
@@ -123,7 +122,7 @@ class Encoded:
     data: Buffer
 
 
-_RAW_HEADER = _HEADER.pack(Codec.RAW, 0, 0)
+RAW_HEADER = _HEADER.pack(Codec.RAW, 0, 0)
 _ZSTD_HEADER = _HEADER.pack(Codec.ZSTD, 0, 0)
 
 
@@ -162,9 +161,25 @@ class BlobEncoder:
             return Encoded(Codec.ZSTD, b"", _ZSTD_HEADER + payload)
         return self._raw(frame)
 
+    def squeeze(self, frames: Sequence[memoryview]) -> list[bytes]:
+        """Compress small chunks, each behind a `RAW_HEADER`, without the interpreter's lock.
+
+        The payloads, for `squeezed`.
+        """
+        payloads: list[bytes] = [b""] * len(frames)
+        small = [n for n, frame in enumerate(frames) if len(frame) <= _SMALL]
+        large = [n for n, frame in enumerate(frames) if len(frame) > _SMALL]
+        for compressor, numbers in ((self._quick, small), (self._zstd, large)):
+            if numbers:
+                chunks: list[Any] = [frames[n][HEADER_SIZE:] for n in numbers]
+                found = compressor.multi_compress_to_buffer(chunks)
+                for place, n in enumerate(numbers):
+                    payloads[n] = found[place].tobytes()
+        return payloads
+
     def _raw(self, frame: memoryview) -> Encoded:
         begin = HEADROOM - HEADER_SIZE
-        frame[begin:HEADROOM] = _RAW_HEADER
+        frame[begin:HEADROOM] = RAW_HEADER
         return Encoded(Codec.RAW, b"", frame[begin:])
 
     def _number_encoder(self) -> NumberEncoder:
@@ -174,6 +189,13 @@ class BlobEncoder:
 
             self._numbers = NumberEncoder()
         return self._numbers
+
+
+def squeezed(frame: memoryview, payload: bytes) -> Encoded:
+    """The smaller form of a chunk behind a `RAW_HEADER`, given what `squeeze` made of it."""
+    if len(payload) < (len(frame) - HEADER_SIZE) * _WORTH:
+        return Encoded(Codec.ZSTD, b"", _ZSTD_HEADER + payload)
+    return Encoded(Codec.RAW, b"", frame)
 
 
 def framed(chunk: Buffer) -> memoryview:

@@ -29,13 +29,26 @@ OVERHEAD = NONCE_SIZE + TAG_SIZE
 class Sealer(Protocol):
     """Seals and opens; one object may serve several threads."""
 
-    def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
-        """Seal `plain` into the front of `out`; the number of bytes written."""
+    def nonces(self, count: int) -> list[bytes]:
+        """Fresh nonces, each for one `seal_into`, drawn at once: a draw is a system call."""
+        ...
+
+    def seal_into(
+        self, plain: Buffer, associated: bytes, out: memoryview, nonce: bytes = b""
+    ) -> int:
+        """Seal `plain` into the front of `out`; the number of bytes written.
+
+        Without a nonce one is drawn.
+        """
         ...
 
     def open_into(self, sealed: Buffer, associated: bytes, out: memoryview) -> int:
         """Open into the front of `out`; the plain length. Raises `DamagedError`."""
         ...
+
+
+def _cut(drawn: bytes) -> list[bytes]:
+    return [drawn[at : at + NONCE_SIZE] for at in range(0, len(drawn), NONCE_SIZE)]
 
 
 class AesGcmSealer:
@@ -45,9 +58,15 @@ class AesGcmSealer:
         self._cipher = AESGCM(key)
         self._random = random
 
-    def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
+    def nonces(self, count: int) -> list[bytes]:
         """See `Sealer`."""
-        nonce = self._random(NONCE_SIZE)
+        return _cut(self._random(count * NONCE_SIZE))
+
+    def seal_into(
+        self, plain: Buffer, associated: bytes, out: memoryview, nonce: bytes = b""
+    ) -> int:
+        """See `Sealer`."""
+        nonce = nonce or self._random(NONCE_SIZE)
         end = OVERHEAD + len(plain)
         out[:NONCE_SIZE] = nonce
         self._cipher.encrypt_into(nonce, plain, associated, out[NONCE_SIZE:end])
@@ -77,11 +96,17 @@ class PlainSealer:
         hasher = blake3(len(associated).to_bytes(8, "little") + associated, key=self._key)
         return hasher.update(nonce_and_body).digest(TAG_SIZE)
 
-    def seal_into(self, plain: Buffer, associated: bytes, out: memoryview) -> int:
+    def nonces(self, count: int) -> list[bytes]:
+        """See `Sealer`."""
+        return _cut(self._random(count * NONCE_SIZE))
+
+    def seal_into(
+        self, plain: Buffer, associated: bytes, out: memoryview, nonce: bytes = b""
+    ) -> int:
         """See `Sealer`."""
         end = NONCE_SIZE + len(plain)
         # A nonce here too: equal content must not give equal packs, as one may be due to go.
-        out[:NONCE_SIZE] = self._random(NONCE_SIZE)
+        out[:NONCE_SIZE] = nonce or self._random(NONCE_SIZE)
         out[NONCE_SIZE:end] = plain
         out[end : end + TAG_SIZE] = self._tag(out[:end], associated)
         return end + TAG_SIZE

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from backupd.capture.folders import name_of, parent_of
 from backupd.capture.freeze import Freezer
@@ -21,6 +22,9 @@ from backupd.operations.previous import PreviousEntry, same_but_for_inode
 from backupd.operations.settle_plan import Plan, SeenFile
 from backupd.operations.tree_sink import IDENTIFIED_BYTES, KeptFile, TreeSink
 from backupd.repository.tree import FileType, TreeEntry
+
+if TYPE_CHECKING:
+    from backupd.operations.small_files import SmallFile
 
 # How often a file that changes while it is read is read again, and how long is waited before.
 _READINGS = 4
@@ -67,6 +71,7 @@ class Capture:
         self._previous_version = previous_version
         self._last = last
         self._keep_torn = keep_torn
+        sink.keeps_small = self._keeps_small
         self._frozen: dict[bytes, CaptureFile] = {}
         self._visited: set[bytes] = set()
 
@@ -206,8 +211,10 @@ class Capture:
             now_ns = int(self._clock() * 1e9)
             metadata = read_small(self._scan, item, frame, now_ns=now_ns, skipped=self.left_out)
             if metadata is not None:
-                self._inspection.small(item.path, frame)
-                self._sink.add_small(item.path, metadata, before)
+                if item.stat.st_nlink > 1:
+                    # What becomes of its other names, which may come next, depends on it.
+                    self._inspection.small(item.path, frame, suspected=True)
+                self._sink.add_small(item, metadata, before)
                 return
         for reading in range(_READINGS):
             if reading and self._stop.wait(_PAUSE_SECONDS * reading):
@@ -222,6 +229,15 @@ class Capture:
                 item.path, SkipKind.CHANGING, f"changed each of the {_READINGS} times it was read"
             )
         )
+
+    def _keeps_small(self, file: SmallFile, content: memoryview, suspected: bool) -> bool:
+        """Look into a small file that was read before; whether it is kept."""
+        try:
+            self._inspection.small(file.item.path, content, suspected=suspected)
+        except LeftOutError as error:
+            self._leave_out(error.skipped, file.item, file.before)
+            return False
+        return True
 
     def _take_checkpoint(self, item: Scanned, before: PreviousEntry | None) -> None:
         """Take a file in the state that is in the plan, or in a later one that is whole."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from backupd.capture.folders import name_of, shown
 from backupd.capture.reading import CaptureFile, open_for_capture
 from backupd.capture.scan import LeftOutError, Scan, Scanned, SkipKind, Skipped
-from backupd.capture.secrets import MOST_BYTES, is_secret_name, secret_in
+from backupd.capture.secrets import MOST_BYTES, is_secret_name, may_hold_secrets, secret_in
 from backupd.operations.previous import PreviousEntry
 from backupd.repository.danger import Danger
 from backupd.repository.snapshots import SnapshotRecord
@@ -79,17 +81,23 @@ class Inspection:
         except LeftOutError:
             return  # it is kept as it was
 
-    def small(self, path: bytes, content: memoryview) -> None:
-        """A file's whole content, before it is stored. Raises `LeftOutError`."""
-        # Imported where a file is new or changed: most snapshots find none.
-        from backupd.capture.danger import HEAD_BYTES, look_for_danger, may_be_dangerous
+    def suspects(self, texts: memoryview) -> bool:
+        """Whether a secret may stand in files of which `small` is to be told; in any thread.
 
-        if self._leaves_secrets and (kind := secret_in(content)):
+        There is a zero byte between any two of them. False is certain.
+        """
+        return self._leaves_secrets and may_hold_secrets(texts)
+
+    def small(self, path: bytes, content: memoryview, *, suspected: bool) -> None:
+        """A file's whole content, before it is stored. Raises `LeftOutError`."""
+        if suspected and self._leaves_secrets and (kind := secret_in(content)):
             raise LeftOutError(_secret(path, f"holds {kind}"))
+        danger = _danger()
         name = name_of(path)
-        if may_be_dangerous(bytes(content[:HEAD_BYTES]), name):
+        if danger.may_be_dangerous(bytes(content[: danger.HEAD_BYTES]), name):
             data = bytes(content)
-            self._take(path, look_for_danger(lambda at, n: data[at : at + n], len(data), name))
+            found = danger.look_for_danger(lambda at, n: data[at : at + n], len(data), name)
+            self._take(path, found)
 
     def file(self, path: bytes, file: CaptureFile) -> None:
         """An open file, before it is stored. Raises `LeftOutError`."""
@@ -137,6 +145,14 @@ class Inspection:
     def findings(self) -> tuple[Danger, ...]:
         """What was found of the files that the snapshot keeps."""
         return tuple(danger for found in self._findings.values() for danger in found)
+
+
+@cache
+def _danger() -> ModuleType:
+    # Imported where a file is new or changed: most snapshots find none.
+    from backupd.capture import danger
+
+    return danger
 
 
 class _Look:

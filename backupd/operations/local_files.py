@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from backupd.operations.placement import RestoreRoot
 from backupd.operations.previous import same_but_for_inode
@@ -52,7 +52,7 @@ class LocalFiles:
         self.copied = Taken()
         for entry in present:
             # What was stored is not needed here, and takes most of the room.
-            self._by_path[entry.path] = replace(entry, chunks=(), chunk_list=b"", layout=b"")
+            self._by_path[entry.path] = entry._replace(chunks=(), chunk_list=b"", layout=b"")
             if entry.type is FileType.FILE and entry.metadata.size_bytes >= _MOVED_BYTES:
                 self._by_hash.setdefault(entry.content_hash, entry.path)
 
@@ -77,7 +77,7 @@ class LocalFiles:
             source, before = self._by_hash[entry.content_hash], None
         else:
             return False
-        bare = replace(entry, chunks=(), chunk_list=b"", layout=b"")
+        bare = entry._replace(chunks=(), chunk_list=b"", layout=b"")
         identical = before is not None and same_but_for_inode(before, bare)
         with contextlib.suppress(OSError):
             fd = os.open(self._root + b"/" + source, _READ_FLAGS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backupd.capture.folders import shown
@@ -97,8 +96,8 @@ def same_but_for_inode(before: TreeEntry, now: TreeEntry) -> bool:
 
 
 def _bare(entry: TreeEntry) -> TreeEntry:
-    metadata = replace(entry.metadata, ctime_ns=0, inode=0, device=0)
-    return replace(entry, metadata=metadata)
+    metadata = entry.metadata._replace(ctime_ns=0, inode=0, device=0)
+    return entry._replace(metadata=metadata)
 
 
 class Previous:

@@ -140,7 +140,7 @@ def _lay_over(snapshot: ResolvedSnapshot, to: Path, failed: dict[str, str]) -> N
     index = repository.load_index(lambda message: None)
     reader = BlobReader(BlobFinder(repository, index, lambda message: None))
     entries = [
-        replace(entry, path=b"source/" + entry.path.removeprefix(_UNTRACKED))
+        entry._replace(path=b"source/" + entry.path.removeprefix(_UNTRACKED))
         for tree in snapshot.stored.record.code_trees
         for entry in decode_tree(bytes(reader.read(tree)))
         if entry.path.startswith(_UNTRACKED)

@@ -262,6 +262,7 @@ def _pass_over(one: _Pass, request: _Request, plan: Plan | None, *, last: bool) 
             one.cache,
             scan,
             near=not isinstance(installation.settings.targets[one.repository.name], S3Target),
+            suspects=inspection.suspects,
             clock=installation.clock,
             workers=installation.settings.limits.threads,
             parallel_puts=_parallel_puts(installation, one.repository),

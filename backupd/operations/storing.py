@@ -14,7 +14,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from blake3 import blake3
 
@@ -26,9 +25,12 @@ from backupd.codec.chunking import Chunker
 from backupd.errors import BackupdError, StoppedError
 from backupd.operations.base_reader import BaseReader
 from backupd.operations.bases import BaseTable, Candidate, Place, pieces_of
+from backupd.operations.pieces import Piece, SqueezedFiles, StoredFile
+from backupd.operations.previous import PreviousEntry
+from backupd.operations.small_files import SmallBatch, SmallFiles, Suspects
 from backupd.repository.pack_stream import PackStream
 from backupd.repository.records import BlobKind
-from backupd.repository.tree import ChunkRef
+from backupd.repository.tree import ChunkRef, TreeEntry
 from backupd.repository.writer import Writer
 
 _PROBED_BYTES = 64 * 1024  # small files from here on are probed for numbers, which costs time
@@ -37,45 +39,6 @@ _STEP = 512 * 1024
 # How much of a tensor is read and then hashed at once: little enough to be in a cache still, and
 # enough to seldom meet the GIL.
 _HASHED_BYTES = 2 << 20
-
-
-@dataclass(slots=True, eq=False)
-class StoredFile:
-    """A file on its way: its chunks appear as workers finish them."""
-
-    path: bytes = b""
-    tag: object = None
-    mtime_ns: int = 0
-    chunks: list[ChunkRef | None] = field(default_factory=list)
-    segments: list[tuple[Segment, int]] = field(default_factory=list)
-    waiting: int = 0
-    content_hash: bytes = b""
-    closed: bool = False
-
-    @property
-    def done(self) -> bool:
-        """Whether everything of it is stored or on its way to be."""
-        return self.closed and not self.waiting
-
-    def refs(self) -> tuple[ChunkRef, ...]:
-        """The chunks of a file that is done."""
-        return tuple(ref for ref in self.chunks if ref is not None)
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A chunk in a frame, at `frame[HEADROOM : HEADROOM + size]`, and its place in its file.
-
-    `numbers` is what is known of its elements, `candidate` what it may be a difference from.
-    """
-
-    frame: memoryview
-    size: int
-    file: StoredFile
-    number: int
-    offset: int
-    numbers: Numbers
-    candidate: Candidate | None
 
 
 class FileStore:
@@ -88,6 +51,7 @@ class FileStore:
         workers: int,
         bases: BaseTable,
         base_reader: Callable[[], BaseReader],
+        suspects: Suspects,
         advance: Callable[[int, int], None],
         stop: threading.Event,
     ) -> None:
@@ -110,10 +74,12 @@ class FileStore:
         # Each worker has one, the caller one, and as many wait, so that no worker does without
         # while the caller encodes.
         self._frames_left = 2 * (workers + 1)
-        self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[Piece | SqueezedFiles | None] = queue.SimpleQueue()
         self._small_frame = memoryview(mmap.mmap(-1, HEADROOM + self._whole_size))
         self._small_stream = writer.stream()
         self._order: deque[StoredFile] = deque()
+        self.small = SmallFiles(writer, self._small_stream, suspects, self._hand_over_batch)
+        self._came = threading.Event()
         self._own_stream = writer.stream()
         self._own_bases: BaseReader | None = None
         worker_streams = [writer.stream() for _ in range(workers)]
@@ -154,18 +120,34 @@ class FileStore:
 
     def accept(self, stored: StoredFile) -> None:
         """Take a file's turn in the order of entries; it may be a base from now on."""
+        self.small.flush()
         self._order.append(stored)
         if stored.segments:
             self._bases.add_file(stored.path, stored.segments, stored.chunks)
 
-    def pass_through(self, tag: object) -> None:
+    def pass_through(self, entry: TreeEntry | PreviousEntry) -> None:
         """Take the turn of an entry that has no content to store."""
-        self._order.append(StoredFile(tag=tag, closed=True))
+        if not self.small.pass_through(entry):
+            self._order.append(StoredFile(tag=entry, closed=True))
 
     def ready(self) -> Iterator[StoredFile]:
         """The files at the front of the order that are done."""
         while self._order and self._order[0].done:
             yield self._order.popleft()
+
+    def wait(self) -> None:
+        """Until the front of the order, which there is, is done."""
+        while not self._order[0].done:
+            self._check()
+            if not self._store_waiting():
+                self._came.wait(0.5)
+                self._came.clear()
+
+    def _hand_over_batch(self, batch: SmallBatch) -> None:
+        self._check()
+        turn = StoredFile(tag=batch, waiting=1, closed=True)
+        self._order.append(turn)
+        self._pieces.put(SqueezedFiles(batch, turn))
 
     def _add_small(self, file: CaptureFile, run: tuple[int, int], stored: StoredFile) -> None:
         """Read and store a file of one chunk here and now.
@@ -204,7 +186,7 @@ class FileStore:
 
     def idle(self) -> bool:
         """Whether no file before is still on its way, so that an entry may go out at once."""
-        return not self._order
+        return not self._order and self.small.idle
 
     def _add_segment(
         self, file: CaptureFile, segment: Segment, stored: StoredFile, hasher: blake3
@@ -245,7 +227,7 @@ class FileStore:
             number = len(stored.chunks)
             stored.chunks.append(None)
             stored.waiting += 1
-        self._pieces.put(_Piece(frame, size, stored, number, offset, numbers, candidate))
+        self._pieces.put(Piece(frame, size, stored, number, offset, numbers, candidate))
 
     def _add_run(
         self, file: CaptureFile, offset: int, length: int, stored: StoredFile, hasher: blake3
@@ -314,7 +296,12 @@ class FileStore:
             self._store_piece(stream, piece, bases)
         bases.close()
 
-    def _store_piece(self, stream: PackStream, piece: _Piece, bases: BaseReader) -> None:
+    def _store_piece(
+        self, stream: PackStream, piece: Piece | SqueezedFiles, bases: BaseReader
+    ) -> None:
+        if isinstance(piece, SqueezedFiles):
+            self._squeeze(stream, piece)
+            return
         try:
             if self._failure is None:
                 self._store(stream, piece, bases)
@@ -324,7 +311,17 @@ class FileStore:
         finally:
             self._frames.put(piece.frame)
 
-    def _store(self, stream: PackStream, piece: _Piece, bases: BaseReader) -> None:
+    def _squeeze(self, stream: PackStream, batch: SqueezedFiles) -> None:
+        try:
+            if self._failure is None:
+                batch.files.squeeze(stream)
+                self._advance(batch.files.end, 0)
+                batch.turn.waiting = 0
+        except BaseException as error:
+            self._failure = error
+        self._came.set()
+
+    def _store(self, stream: PackStream, piece: Piece, bases: BaseReader) -> None:
         frame = piece.frame[: HEADROOM + piece.size]
         blob_id = self._blob_id(frame[HEADROOM:])
         file = piece.file
@@ -348,15 +345,20 @@ class FileStore:
         self._bases.settle_ref(file.chunks, piece.number, ChunkRef(blob_id, piece.size))
         with self._lock:
             file.waiting -= 1
+        self._came.set()
         self._advance(piece.size, 0)
 
     # -- the end ------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Wait until all chunks are sealed and all packs handed over. Raises what failed."""
+    def complete(self) -> None:
+        """Wait until all that was added is `ready`. Raises what failed."""
+        self.small.flush()
         self._end_workers()
         if self._failure is not None:
             raise self._failure
+
+    def close(self) -> None:
+        """After `complete`: hand over all packs. Raises what failed."""
         for stream in self.streams:
             stream.close()
 

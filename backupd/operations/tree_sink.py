@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from backupd.capture.folders import name_of, shown
 from backupd.capture.reading import CaptureFile
-from backupd.capture.scan import Scan
+from backupd.capture.scan import Scan, Scanned
 from backupd.errors import BackupdError
 from backupd.operations.previous import Previous, PreviousEntry, same_but_for_inode
 from backupd.operations.progress import Progress
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from backupd.capture.containers.regions import Layout
     from backupd.operations.base_reader import BaseReader
     from backupd.operations.bases import BaseTable
-    from backupd.operations.storing import FileStore, StoredFile
+    from backupd.operations.pieces import StoredFile
+    from backupd.operations.small_files import SmallBatch, SmallFile
+    from backupd.operations.storing import FileStore
     from backupd.repository.pack_stream import PackStream
     from backupd.repository.writer import Writer
 
@@ -68,6 +70,7 @@ class TreeSink:
         scan: Scan,
         *,
         near: bool,
+        suspects: Callable[[memoryview], bool],
         clock: Callable[[], float],
         workers: int,
         parallel_puts: int,
@@ -78,12 +81,14 @@ class TreeSink:
         self.file_count = 0
         self.folder_count = 0
         self.size_bytes = 0
+        self.keeps_small: Callable[[SmallFile, memoryview, bool], bool] = lambda *_: True
         self._repository = repository
         self._previous = previous
         self._cache = cache
         self._scan = scan
         self._near = near
         self._clock = clock
+        self._suspects = suspects
         self._workers = workers
         self._parallel_puts = parallel_puts
         self._progress = progress
@@ -118,17 +123,16 @@ class TreeSink:
 
     def small_frame(self, size: int) -> memoryview:
         """Where to read a small file of so many bytes, before `add_small`."""
-        return self._file_store().small_frame(size)
-
-    def add_small(self, path: bytes, metadata: Metadata, before: PreviousEntry | None) -> None:
-        """A small file that was read into `small_frame`, whole."""
         store = self._file_store()
-        ref, content_hash = store.store_small(metadata.size_bytes)
-        chunks = () if ref is None else (ref,)
-        entry = TreeEntry(path, FileType.FILE, metadata, b"", chunks, b"", (), content_hash)
-        if before is None or not same_but_for_inode(before.entry, entry):
-            self.changed = True
-        self.add(entry)
+        while (frame := store.small.frame(size)) is None:
+            store.wait()
+            self._drain()
+        return frame
+
+    def add_small(self, item: Scanned, metadata: Metadata, before: PreviousEntry | None) -> None:
+        """A small file that was read into `small_frame`, whole; `keeps_small` has the last word."""
+        if self._file_store().small.add(item, metadata, before):
+            self._drain()
 
     def read(self, file: CaptureFile, extents: tuple[tuple[int, int], ...]) -> ReadFile:
         """Read a file's content into blobs; counts for nothing before `accept`."""
@@ -163,8 +167,16 @@ class TreeSink:
             if isinstance(tag, PreviousEntry | TreeEntry):
                 self._emit(tag)
                 continue
-            assert isinstance(tag, KeptFile)
-            self._emit(self._whole(tag, stored))
+            if isinstance(tag, KeptFile):
+                self._emit(self._whole(tag, stored))
+                continue
+            self._empty(cast("SmallBatch", tag))
+
+    def _empty(self, batch: SmallBatch) -> None:
+        assert self._store is not None
+        for entry, changed in self._store.small.entries(batch, self.keeps_small):
+            self.changed = self.changed or changed
+            self._emit(entry)
 
     def _whole(self, kept: KeptFile, stored: StoredFile) -> TreeEntry:
         refs = stored.refs()
@@ -250,6 +262,7 @@ class TreeSink:
                 workers=self._workers - 1,
                 bases=self._base_table(),
                 base_reader=self._make_base_reader,
+                suspects=self._suspects,
                 advance=self._progress.advance,
                 stop=self._stop,
             )
@@ -290,8 +303,9 @@ class TreeSink:
     def finish(self) -> tuple[bytes, ...]:
         """Store what is left; the ids of the tree's blobs. Raises what failed."""
         if self._store is not None:
-            self._store.close()
+            self._store.complete()
             self._drain()
+            self._store.close()
         rest = self._cutter.rest()
         if rest:
             self._keep_tree(rest)

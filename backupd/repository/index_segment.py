@@ -80,6 +80,12 @@ _MASK = (1 << 64) - 1
 _NOT_AS_WRITTEN = "a cache of an index is not as it was written"
 
 
+def keys_of(blob_ids: Sequence[bytes]) -> NDArray[np.uint64]:
+    """The beginnings of ids by which segments are sorted."""
+    words = np.frombuffer(b"".join(blob_ids), ">u8")
+    return words[:: ID_SIZE // 8].astype(KEY)
+
+
 class Segment:
     """Blobs sorted by the first 8 bytes of their ids (big-endian). Never changes.
 
@@ -184,6 +190,13 @@ class Segment:
                 self._verify(place)
                 yield place
             place += 1
+
+    def may_hold(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether blobs whose ids begin so may be there; false is certain."""
+        places = np.searchsorted(self.key, keys)
+        found = places < self.count
+        found[found] = self.key[places[found]] == keys[found]
+        return found
 
     def _verify(self, place: int) -> None:
         if self._checks is None:

@@ -69,10 +69,17 @@ class PackBuilder:
         tail = table + OVERHEAD + TRAILER_SIZE
         return self.size_bytes + sealed_size + tail <= len(self._buffer)
 
-    def add(self, blob_id: bytes, kind: BlobKind, plain_size: int, encoded: Encoded) -> int:
-        """Seal an encoded chunk into the pack; its sealed size."""
+    def add(
+        self,
+        blob_id: bytes,
+        kind: BlobKind,
+        plain_size: int,
+        encoded: Encoded,
+        nonce: bytes = b"",
+    ) -> int:
+        """Seal an encoded chunk into the pack; its sealed size. For `nonce` see `Sealer`."""
         begin = self.size_bytes
-        sealed = self._sealer.seal_into(encoded.data, blob_id, self._buffer[begin:])
+        sealed = self._sealer.seal_into(encoded.data, blob_id, self._buffer[begin:], nonce)
         self._note(blob_id, sealed, plain_size, kind, encoded.codec, encoded.base_id)
         return sealed
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from backupd.codec.blob import Base, BlobEncoder, Numbers, framed
+from backupd.codec.blob import HEADER_SIZE, Base, BlobEncoder, Numbers, framed, squeezed
 from backupd.codec.sealing import OVERHEAD
 from backupd.errors import DamagedError
 from backupd.repository.pack import PackBuilder
@@ -43,7 +44,7 @@ class PackStream:
     def __init__(self, writer: PackSink) -> None:
         self._writer = writer
         self._builders: dict[bool, PackBuilder] = {}
-        self._encoder = BlobEncoder()
+        self.encoder = BlobEncoder()
         self._scratch = memoryview(bytearray(0))
         self.added_bytes = 0
         self.sealed_bytes = 0
@@ -62,11 +63,24 @@ class PackStream:
 
         See `BlobEncoder.encode` for the frame, `numbers` and the base.
         """
-        encoded = self._encoder.encode(frame, numbers, base)
+        encoded = self.encoder.encode(frame, numbers, base)
         builder = self._room_for(len(encoded.data) + OVERHEAD, warm=kind is not BlobKind.DATA)
         self.sealed_bytes += builder.add(blob_id, kind, chunk_size, encoded)
         self.added_bytes += chunk_size
         return encoded.base_id
+
+    def store_squeezed(self, blobs: Sequence[tuple[bytes, memoryview, bytes]]) -> None:
+        """Seal small chunks of data that an encoder squeezed: their ids, frames and payloads.
+
+        See `BlobEncoder.squeeze`.
+        """
+        nonces = self._writer.repository.sealer.nonces(len(blobs))
+        for (blob_id, frame, payload), nonce in zip(blobs, nonces, strict=True):
+            encoded = squeezed(frame, payload)
+            size = len(frame) - HEADER_SIZE
+            builder = self._room_for(len(encoded.data) + OVERHEAD, warm=False)
+            self.sealed_bytes += builder.add(blob_id, BlobKind.DATA, size, encoded, nonce)
+            self.added_bytes += size
 
     def copy(self, record: BlobRecord, sealed: memoryview) -> None:
         """Take over a claimed blob that another repository sealed with the same key.

@@ -17,6 +17,7 @@ from backupd.errors import DamagedError
 
 # id, offset in the pack, sealed length, plain length, kind, codec, flags, zero
 RECORD = struct.Struct("<32sIIIBBBB")
+_ID = struct.Struct("<32s16x")
 _BOUNDS = struct.Struct("<32xIII4x")
 _FEW = 64  # records up to which a loop is quicker than numpy's dozen calls
 FLAG_BASE = 1
@@ -82,6 +83,12 @@ def table_size(table: memoryview) -> int:
     if end > len(table):
         raise DamagedError("a table of blobs is cut short")
     return end
+
+
+def ids_in(table: bytes | memoryview) -> list[bytes]:
+    """The ids of the blobs in a table that is known to be sound."""
+    end = 4 + int.from_bytes(table[:4], "little") * RECORD.size
+    return [blob_id for (blob_id,) in _ID.iter_unpack(table[4:end])]
 
 
 def kinds_in(table: bytes) -> frozenset[int]:

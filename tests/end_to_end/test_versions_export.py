@@ -214,7 +214,7 @@ def test_a_hostile_snapshot_cannot_lead_out_of_the_archive(
     from backupd.operations.catalog import iterate_files
 
     def hostile(snapshot: ResolvedSnapshot) -> list[object]:
-        return [replace(entry, path=b"../../etc/x") for entry in iterate_files(snapshot)]
+        return [entry._replace(path=b"../../etc/x") for entry in iterate_files(snapshot)]
 
     monkeypatch.setattr(module, "iterate_files", hostile)
     with world.open() as installation:

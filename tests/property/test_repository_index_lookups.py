@@ -123,6 +123,14 @@ class Lookups(RuleBasedStateMachine):
         assert self.index.find(bytes(32)) is None
 
     @invariant()
+    def of_many_at_once_none_that_is_there_is_missed(self) -> None:
+        asked = [*IDS, bytes(32), bytes([255]) * 32]
+        may = dict(zip(asked, self.index.may_have(asked), strict=True))
+        assert all(may[name] for name in IDS if self.places[name])
+        first = {name[:8] for name in IDS if self.places[name]}
+        assert not any(may[name] for name in asked if name[:8] not in first)
+
+    @invariant()
     def packs_are_known(self) -> None:
         assert self.index.packs == dict.fromkeys(self.records, PACK_SIZE)
         assert all(map(self.index.has_pack, self.records))

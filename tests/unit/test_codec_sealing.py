@@ -78,6 +78,15 @@ def test_equal_bytes_never_seal_to_equal_bytes(sealer: Sealer) -> None:
     assert len({item[:NONCE_SIZE] for item in sealed}) == 2000
 
 
+def test_nonces_drawn_at_once_are_as_good_as_one_by_one(sealer: Sealer) -> None:
+    nonces = [*sealer.nonces(1000), *sealer.nonces(1)]
+    assert len(set(nonces)) == 1001 and {len(nonce) for nonce in nonces} == {NONCE_SIZE}
+    assert sealer.nonces(0) == []
+    out = bytearray(5 + OVERHEAD)
+    assert sealer.seal_into(b"plain", b"place", memoryview(out), nonces[0]) == len(out)
+    assert out[:NONCE_SIZE] == nonces[0] and unseal(sealer, out, b"place") == b"plain"
+
+
 def test_the_bytes_are_those_of_the_specification() -> None:
     """docs/format.md, read by hand."""
     key = blake3(MASTER, derive_key_context="backupd format 1: sealing").digest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 
 from blake3 import blake3
 
@@ -26,11 +25,11 @@ def entry(
     data = content.encode()
     known = {key: more.pop(key) for key in list(more) if key in Metadata.__dataclass_fields__}
     metadata = Metadata(0o644, 0, 0, 10**18, 0, 0, 0, len(data))
-    found = TreeEntry(path.encode(), kind, replace(metadata, **known))  # type: ignore[arg-type]
+    found = TreeEntry(path.encode(), kind, metadata._replace(**known))  # type: ignore[arg-type]
     if kind is FileType.FILE:
         digest = blake3(data).digest()
-        found = replace(found, content_hash=digest, chunks=(ChunkRef(digest, len(data)),))
-    return replace(found, **more)  # type: ignore[arg-type]
+        found = found._replace(content_hash=digest, chunks=(ChunkRef(digest, len(data)),))
+    return found._replace(**more)  # type: ignore[arg-type]
 
 
 def values(entries: Iterable[TreeEntry]) -> Values:
@@ -49,7 +48,7 @@ def told(found: FileComparison) -> list[tuple[str, str, str]]:
 def test_what_is_the_same_but_for_its_place_on_the_disk_is_unchanged() -> None:
     old = [entry("a", "x"), entry("d", kind=FileType.FOLDER)]
     new = [entry("a", "x", inode=7, ctime_ns=9, device=3), entry("d", kind=FileType.FOLDER)]
-    new[1] = replace(new[1], metadata=replace(new[1].metadata, mtime_ns=5, size_bytes=4096))
+    new[1] = new[1]._replace(metadata=new[1].metadata._replace(mtime_ns=5, size_bytes=4096))
     found = compare(old, new)
     assert (found.changes, found.unchanged) == ([], 2)
 

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_folders_get_their_modes_and_times_last(place: Path) -> None:
 
 def test_owners_go_by_name_unless_numbers_are_asked_for(place: Path) -> None:
     one = entry(b"f", size=1)
-    named = replace(one, metadata=replace(one.metadata, user="nobody", uid=77, group="no-such"))
+    named = one._replace(metadata=one.metadata._replace(user="nobody", uid=77, group="no-such"))
     for numeric, uid in ((False, 65534), (True, 77)):
         with (
             RestoreRoot(bytes(place), overwrite=True, numeric_owner=numeric) as root,
