@@ -21,7 +21,7 @@ from backupd.repository.pack_stream import PackStream
 from backupd.repository.tree import ChunkRef, FileType, Metadata, TreeEntry
 from backupd.repository.writer import Writer
 
-_BATCH_BYTES = 2 << 20
+_BATCH_BYTES = 1 << 20
 _BATCH_ENTRIES = 2048
 # The largest small file may come when all but a byte is filled.
 _BUFFER_BYTES = _BATCH_BYTES + (128 << 10)

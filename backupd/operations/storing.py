@@ -4,7 +4,8 @@ The caller's thread reads and cuts, and where all frames are filled does as the 
 encode and seal. So with one worker fewer than there are threads to use, none is ever idle, nor
 are there more of them. Queues between them are bounded by the frames there are, so memory does
 not depend on the size of a model: `2 * (workers + 1)` frames of a chunk's most bytes, and the
-writer's pack buffers. Entries come out in the order in which files went in.
+writer's pack buffers. Small files go in batches of their own, see `small_files`. Entries come out
+in the order in which files went in.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from backupd.repository.records import BlobKind
 from backupd.repository.tree import ChunkRef, TreeEntry
 from backupd.repository.writer import Writer
 
+# Entries that may wait behind a file before the caller waits too, or does what it waits for.
+_MOST_WAITING = 4096
 _PROBED_BYTES = 64 * 1024  # small files from here on are probed for numbers, which costs time
 # How much is read before the cut is looked for again: what lies behind a cut is read twice.
 _STEP = 512 * 1024
@@ -129,6 +132,8 @@ class FileStore:
         """Take the turn of an entry that has no content to store."""
         if not self.small.pass_through(entry):
             self._order.append(StoredFile(tag=entry, closed=True))
+            if len(self._order) >= _MOST_WAITING:
+                self.wait()
 
     def ready(self) -> Iterator[StoredFile]:
         """The files at the front of the order that are done."""

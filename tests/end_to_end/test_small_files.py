@@ -10,7 +10,7 @@ import pytest
 
 from backupd.config.settings import LimitsSettings
 from backupd.errors import StoppedError
-from backupd.operations import small_files
+from backupd.operations import small_files, storing
 from tests.support.world import World, make_world, manifest_of
 
 SECRET = "token: hf_" + "S3cret" * 8 + "\n"
@@ -51,6 +51,7 @@ def test_every_file_comes_back_whatever_batches_they_went_in(
 ) -> None:
     monkeypatch.setattr(small_files, "_BATCH_BYTES", batch)
     monkeypatch.setattr(small_files, "_BUFFER_BYTES", batch + (128 << 10))
+    monkeypatch.setattr(storing, "_MOST_WAITING", 5)
     rng = random.Random(5)
     many_files(world.model_path / "many", rng)
     first = world.snapshot()
