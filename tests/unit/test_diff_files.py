@@ -23,7 +23,7 @@ def entry(
     path: str, content: str = "", kind: FileType = FileType.FILE, **more: object
 ) -> TreeEntry:
     data = content.encode()
-    known = {key: more.pop(key) for key in list(more) if key in Metadata.__dataclass_fields__}
+    known = {key: more.pop(key) for key in list(more) if key in Metadata._fields}
     metadata = Metadata(0o644, 0, 0, 10**18, 0, 0, 0, len(data))
     found = TreeEntry(path.encode(), kind, metadata._replace(**known))  # type: ignore[arg-type]
     if kind is FileType.FILE:
