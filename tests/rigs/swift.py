@@ -37,8 +37,13 @@ default = yes
 [swift-constraints]
 max_header_size = 16384
 """
+# An object server that does not get its word to the container's within a second leaves it for
+# later, and until then listings lack the object: on a busy machine that came about by chance.
 _STORAGE = """\
 [DEFAULT]
+conn_timeout = 120
+node_timeout = 120
+container_update_timeout = 120
 swift_dir = {folder}
 devices = {folder}/node
 mount_check = false
@@ -56,6 +61,8 @@ use = egg:swift#{service}
 """
 _PROXY = """\
 [DEFAULT]
+conn_timeout = 120
+node_timeout = 120
 swift_dir = {folder}
 bind_ip = 127.0.0.1
 bind_port = {port}
