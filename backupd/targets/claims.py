@@ -19,6 +19,9 @@ _ROUNDS = 40
 # than a second.
 _LOOKS = 600
 _LONGEST_SECONDS = 1.0
+# On a store that is slow for so many writers the wait is as long as the requests of some rounds, or
+# each would always meet others; up to this.
+_SLOWEST_SECONDS = 20.0
 # A writer that has not stored its object so long after its claim begins anew with another claim.
 _OWN_SECONDS = 120.0
 # That, and longer than one put may take until its last timeout: the claim's writer is gone.
@@ -65,7 +68,8 @@ def put_with_claim(
                     return store() and _is_stored(target, name, parts)
         finally:
             target.delete(claim)
-        sleep(jitter() * min(_LONGEST_SECONDS, 0.02 * 2.0 ** min(round_, 10)))
+        usual = min(_LONGEST_SECONDS, 0.02 * 2.0 ** min(round_, 10))
+        sleep(jitter() * max(usual, min(_SLOWEST_SECONDS, 3 * (clock() - begun))))
     raise TargetError(
         f"target {target.name!r}: {name} is claimed by a writer that does not finish",
         hint="where that writer is gone its claim is given up ten minutes after it began",

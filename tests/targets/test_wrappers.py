@@ -290,7 +290,9 @@ def test_a_dead_writers_claim_is_given_up_after_ten_minutes() -> None:
 def test_a_writer_that_was_held_up_begins_anew_with_another_claim() -> None:
     memory = MemoryTarget()
     tokens = iter(("aaa", "bbb"))
-    times = iter((0.0, 500.0, 1000.0, 1001.0))
+    # Begun, held up, done with that round, begun anew, and in time.
+    times = iter((0.0, 500.0, 500.0, 1000.0, 1001.0))
+    waits: list[float] = []
     puts: list[str] = []
 
     def store() -> bool:
@@ -304,11 +306,12 @@ def test_a_writer_that_was_held_up_begins_anew_with_another_claim() -> None:
         [b"mine"],
         store=store,
         token=lambda: next(tokens),
-        jitter=float,
-        sleep=lambda _: None,
+        jitter=lambda: 1.0,
+        sleep=waits.append,
         clock=lambda: next(times),
     )
     assert puts == ["bbb"]
+    assert waits == [20.0], "the slower the store, the longer the wait, and not for ever"
 
 
 def test_who_finds_anothers_bytes_under_the_name_did_not_create_it() -> None:
