@@ -20,7 +20,7 @@ from backupd.capture.wholeness.names import is_checkpoint_name
 from backupd.operations.inspection import Inspection
 from backupd.operations.previous import PreviousEntry, same_but_for_inode
 from backupd.operations.settle_plan import Plan, SeenFile
-from backupd.operations.tree_sink import IDENTIFIED_BYTES, KeptFile, TreeSink
+from backupd.operations.tree_sink import KeptFile, TreeSink
 from backupd.repository.tree import FileType, TreeEntry
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Capture:
             return
         size = item.stat.st_size
         # A file with holes has fewer blocks than bytes (512: see stat(2)).
-        if size < IDENTIFIED_BYTES and item.stat.st_blocks * 512 >= size:
+        if size < self._sink.small_bytes and item.stat.st_blocks * 512 >= size:
             frame = self._sink.small_frame(size)
             now_ns = int(self._clock() * 1e9)
             metadata = read_small(self._scan, item, frame, now_ns=now_ns, skipped=self.left_out)

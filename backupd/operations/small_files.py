@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from blake3 import blake3
 
@@ -20,6 +20,12 @@ from backupd.operations.previous import PreviousEntry, same_but_for_inode
 from backupd.repository.pack_stream import PackStream
 from backupd.repository.tree import ChunkRef, FileType, Metadata, TreeEntry
 from backupd.repository.writer import Writer
+
+if TYPE_CHECKING:
+    from backupd.operations.pieces import StoredFile
+
+Entry: TypeAlias = "TreeEntry | PreviousEntry | StoredFile"
+"""What may come between small files: a file too, if all of it is stored."""
 
 _BATCH_BYTES = 1 << 20
 _BATCH_ENTRIES = 2048
@@ -63,7 +69,16 @@ class SmallBatch:
     Filled by the caller, then squeezed by whoever comes to it, then emptied by the caller.
     """
 
-    __slots__ = ("_suspects", "buffer", "end", "entries", "frames", "payloads", "suspected")
+    __slots__ = (
+        "_suspects",
+        "buffer",
+        "end",
+        "entries",
+        "frames",
+        "payloads",
+        "size_bytes",
+        "suspected",
+    )
 
     def __init__(self, suspects: Suspects) -> None:
         self.buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
@@ -73,11 +88,12 @@ class SmallBatch:
     def reset(self) -> None:
         """Empty it."""
         self.end = 0
-        self.entries: list[SmallFile | TreeEntry | PreviousEntry] = []
+        self.entries: list[SmallFile | Entry] = []
         # Of files to be stored, by their places.
         self.frames: dict[int, memoryview] = {}
         self.payloads: dict[int, bytes] = {}
         self.suspected = False
+        self.size_bytes = 0
 
     @property
     def full(self) -> bool:
@@ -136,13 +152,14 @@ class SmallFiles:
         content_hash = blake3(chunk).digest()
         blob_id = self._blob_id(chunk) if chunk else b""
         batch.end = end
+        batch.size_bytes += metadata.size_bytes
         batch.entries.append(SmallFile(item, metadata, before, at, blob_id, content_hash))
         if batch.full:
             self.flush()
             return True
         return False
 
-    def pass_through(self, entry: TreeEntry | PreviousEntry) -> bool:
+    def pass_through(self, entry: Entry) -> bool:
         """Take an entry into the order behind the files before it; false where none wait here."""
         batch = self._open
         if batch is None or not batch.entries:
@@ -173,7 +190,7 @@ class SmallFiles:
 
     def entries(
         self, batch: SmallBatch, keeps: Callable[[SmallFile, memoryview, bool], bool]
-    ) -> Iterator[tuple[TreeEntry | PreviousEntry, bool]]:
+    ) -> Iterator[tuple[Entry, bool]]:
         """Store a squeezed batch's files; its entries in order, and whether they are of files
         that changed. Asks `keeps` of each file, with its content and whether it may hold a secret.
         """

@@ -123,8 +123,9 @@ class FileStore:
 
     def accept(self, stored: StoredFile) -> None:
         """Take a file's turn in the order of entries; it may be a base from now on."""
-        self.small.flush()
-        self._order.append(stored)
+        if not (stored.done and self.small.pass_through(stored)):
+            self.small.flush()
+            self._order.append(stored)
         if stored.segments:
             self._bases.add_file(stored.path, stored.segments, stored.chunks)
 
@@ -320,7 +321,7 @@ class FileStore:
         try:
             if self._failure is None:
                 batch.files.squeeze(stream)
-                self._advance(batch.files.end, 0)
+                self._advance(batch.files.size_bytes, 0)
                 batch.turn.waiting = 0
         except BaseException as error:
             self._failure = error

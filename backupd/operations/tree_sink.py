@@ -81,6 +81,8 @@ class TreeSink:
         self.file_count = 0
         self.folder_count = 0
         self.size_bytes = 0
+        # Below this a file is no container that is looked into, and is one chunk.
+        self.small_bytes = min(IDENTIFIED_BYTES, repository.descriptor.chunking.min_size + 1)
         self.keeps_small: Callable[[SmallFile, memoryview, bool], bool] = lambda *_: True
         self._repository = repository
         self._previous = previous
@@ -163,20 +165,24 @@ class TreeSink:
     def _drain(self) -> None:
         assert self._store is not None
         for stored in self._store.ready():
-            tag = stored.tag
-            if isinstance(tag, PreviousEntry | TreeEntry):
-                self._emit(tag)
-                continue
-            if isinstance(tag, KeptFile):
-                self._emit(self._whole(tag, stored))
-                continue
-            self._empty(cast("SmallBatch", tag))
+            self._settle(stored)
 
-    def _empty(self, batch: SmallBatch) -> None:
+    def _settle(self, stored: StoredFile) -> None:
+        """Give out what has had to wait for its turn."""
         assert self._store is not None
-        for entry, changed in self._store.small.entries(batch, self.keeps_small):
-            self.changed = self.changed or changed
-            self._emit(entry)
+        tag = stored.tag
+        if isinstance(tag, PreviousEntry | TreeEntry):
+            self._emit(tag)
+        elif isinstance(tag, KeptFile):
+            self._emit(self._whole(tag, stored))
+        else:
+            batch = cast("SmallBatch", tag)
+            for entry, changed in self._store.small.entries(batch, self.keeps_small):
+                self.changed = self.changed or changed
+                if isinstance(entry, PreviousEntry | TreeEntry):
+                    self._emit(entry)
+                else:
+                    self._settle(entry)
 
     def _whole(self, kept: KeptFile, stored: StoredFile) -> TreeEntry:
         refs = stored.refs()

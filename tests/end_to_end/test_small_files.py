@@ -28,6 +28,10 @@ def many_files(path: Path, rng: random.Random) -> None:
             file.write_bytes(rng.randbytes(300_000))
         elif number % 25 == 0:
             file.symlink_to("nowhere")
+        elif number % 17 == 0:
+            with file.open("wb") as sparse:  # is stored at once, but for its turn
+                sparse.seek(40_000)
+                sparse.write(b"%d" % number)
         elif number % 10 == 0:
             file.write_bytes(rng.randbytes(size))
         elif number % 13 == 0:
