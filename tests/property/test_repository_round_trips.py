@@ -375,7 +375,9 @@ def test_nothing_is_allocated_by_a_claimed_length(name: str, hostile: bytes) -> 
     try:
         with pytest.raises(DamagedError):
             parse(hostile)
-        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        # A decoder has four blocks of a mebibyte to work in, whatever it is given, which are there
+        # already where another test has used it; what is claimed here is 16 MiB and more.
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
 
