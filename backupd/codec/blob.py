@@ -167,8 +167,8 @@ class BlobEncoder:
         The payloads, for `squeezed`.
         """
         payloads: list[bytes] = [b""] * len(frames)
-        small = [n for n, frame in enumerate(frames) if len(frame) <= _SMALL]
-        large = [n for n, frame in enumerate(frames) if len(frame) > _SMALL]
+        small = [n for n, frame in enumerate(frames) if len(frame) <= _SMALL + HEADER_SIZE]
+        large = [n for n, frame in enumerate(frames) if len(frame) > _SMALL + HEADER_SIZE]
         for compressor, numbers in ((self._quick, small), (self._zstd, large)):
             if numbers:
                 chunks: list[Any] = [frames[n][HEADER_SIZE:] for n in numbers]

@@ -117,7 +117,7 @@ class SmallFiles:
         suspects: Suspects,
         hand_over: Callable[[SmallBatch], None],
     ) -> None:
-        """`hand_over` takes a filled batch in the order of entries; `give_back` is to follow."""
+        """`hand_over` takes a filled batch in the order of entries; `entries` is to follow."""
         self._writer = writer
         self._stream = stream
         self._blob_id = writer.repository.secrets.blob_id
