@@ -46,6 +46,7 @@ class Writer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         assert self._line() == "ready"
         self._next = 1
@@ -110,6 +111,13 @@ class Writer:
         self._over.set()
         self._stopper.join()
         return code
+
+    def kill(self) -> None:
+        """End the program and its child at once, however things stand; a stopped one would keep
+        the pipes of whoever waits for this process."""
+        self._over.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the program."""
@@ -215,12 +223,17 @@ def measure(kind: str, snapshots: int, seed: int, tool: str) -> dict[str, Any]:
     torn: list[str] = []
     seen: list[int] = []
     incomplete = 0
-    with tempfile.TemporaryDirectory(prefix="torn-", ignore_cleanup_errors=True) as name:
-        work = Path(name)
+    with contextlib.ExitStack() as stack:
+        work = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="torn-", ignore_cleanup_errors=True)
+            )
+        )
         model = work / "model"
         model.mkdir()
         made: Tool = Restic(work, model) if tool == "restic" else Backupd(work, model)
         writer = Writer(kind, model, draw)
+        stack.callback(writer.kill)
         states = _TRAINER_STATES if kind in writers.RUNNERS else _STATES_A_RUN
         running = False
         for number in range(snapshots):
