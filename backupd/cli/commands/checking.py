@@ -11,8 +11,8 @@ from backupd.cli import documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
-from backupd.cli.each_target import on_each_target
 from backupd.cli.formatting import count, listing, printable, size
+from backupd.cli.one_by_one import one_by_one
 from backupd.cli.opening import chosen_targets, opened
 from backupd.cli.parameters import percent, repository_option, target_option
 from backupd.cli.stopping import stop_on_signal
@@ -70,7 +70,7 @@ def check_command(
 
     with opened(app, repository, quickly=True) as installation, stop_on_signal() as stop:
         names = chosen_targets(installation, target)
-        answers, codes = on_each_target(
+        answers, codes = one_by_one(
             app,
             names,
             lambda name, progress: check(

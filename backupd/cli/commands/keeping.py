@@ -13,8 +13,8 @@ from backupd.cli import completion, documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
-from backupd.cli.each_target import on_each_target
 from backupd.cli.formatting import Column, count, local_time, pairs, printable, size, utc_time
+from backupd.cli.one_by_one import one_by_one
 from backupd.cli.opening import chosen_models, chosen_targets, opened
 from backupd.cli.parameters import dry_run_option, duration, target_option
 from backupd.cli.stopping import stop_on_signal
@@ -322,7 +322,7 @@ def prune_command(app: App, target: tuple[str, ...], dry_run: bool) -> int:
         for name in left:
             output.say(app, f"{name} is append-only here and is left to who may thin it")
         names = [name for name in names if name not in left]
-        answers, codes = on_each_target(
+        answers, codes = one_by_one(
             app,
             names,
             lambda name, progress: prune(

@@ -11,8 +11,8 @@ from backupd.cli import completion, documents, output
 from backupd.cli.app import App
 from backupd.cli.command import command
 from backupd.cli.commands.snapshot import combined
-from backupd.cli.each_target import on_each_target
 from backupd.cli.formatting import count, listing, printable
+from backupd.cli.one_by_one import one_by_one
 from backupd.cli.opening import chosen_targets, known_name, opened
 from backupd.cli.parameters import dry_run_option, percent, target_option
 from backupd.cli.progress import shown_progress
@@ -86,7 +86,7 @@ def repair_command(
         sources = None
         if source:
             sources = [known_name(source, installation.settings.targets, "target")]
-        answers, codes = on_each_target(
+        answers, codes = one_by_one(
             app,
             names,
             lambda name, progress: repair(

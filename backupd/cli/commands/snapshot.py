@@ -16,6 +16,7 @@ from backupd.cli.code import say_findings
 from backupd.cli.command import command
 from backupd.cli.errors import error_document, explain
 from backupd.cli.formatting import count, pairs, printable, size, span
+from backupd.cli.one_by_one import one_by_one
 from backupd.cli.opening import chosen_models, load_settings, opened
 from backupd.cli.parameters import mapping, metric, pair, snapshot_argument
 from backupd.cli.progress import shown_progress
@@ -239,34 +240,30 @@ def take_snapshots(
     from backupd.operations.snapshot import take_snapshot
 
     rules = immediate_rules if now else asked_rules
-    answers: list[dict[str, Any]] = []
-    codes: list[int] = []
+    by_name = {model.name: model for model in models}
+
+    def tell(report: SnapshotReport) -> tuple[dict[str, Any], int]:
+        say_report(app, report)
+        code = errors.EXIT_PARTIAL if report.partial else errors.EXIT_DONE
+        return documents.snapshot_report(report), code
+
     with opened(app, quickly=quickly) as installation, stop_on_signal() as stop:
-        for model in models:
-            try:
-                with shown_progress(app) as progress:
-                    report = take_snapshot(
-                        installation,
-                        model,
-                        labels=labels,
-                        metrics=metrics,
-                        step=step,
-                        settling=Settling(rules(model.settle_seconds)),
-                        progress=progress,
-                        stop=stop,
-                    )
-            except errors.StoppedError:
-                raise
-            except errors.BackupdError as error:
-                if len(models) == 1:
-                    raise
-                output.warn(app, f"{model.name}: {error}")
-                answers.append({"model": model.name, **error_document(explain(error))})
-                codes.append(error.exit_code)
-                continue
-            say_report(app, report)
-            answers.append(documents.snapshot_report(report))
-            codes.append(errors.EXIT_PARTIAL if report.partial else errors.EXIT_DONE)
+        answers, codes = one_by_one(
+            app,
+            [model.name for model in models],
+            lambda name, progress: take_snapshot(
+                installation,
+                by_name[name],
+                labels=labels,
+                metrics=metrics,
+                step=step,
+                settling=Settling(rules(by_name[name].settle_seconds)),
+                progress=progress,
+                stop=stop,
+            ),
+            tell,
+            kind="model",
+        )
     output.document(app, {"queued": [], "snapshots": answers})
     return combined(codes)
 

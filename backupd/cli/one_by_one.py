@@ -1,4 +1,4 @@
-"""One verb on several targets: what fails on one is told, and the others have their turn."""
+"""One verb on several targets or models: where one fails the others still have their turn."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 _Report = TypeVar("_Report")
 
 
-def on_each_target(
+def one_by_one(
     app: App,
     names: Sequence[str],
     run: Callable[[str, Progress], _Report],
     tell: Callable[[_Report], tuple[dict[str, Any], int]],
+    *,
+    kind: str = "target",
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The answer for `--json` and the exit code of each target, in order.
+    """The answer for `--json` and the exit code of each, in order.
 
     `tell` says what a report holds once its progress bar is gone, and gives both. Raises what
-    `run` raises where it is `StoppedError`, or where there is one target alone.
+    `run` raises where it is `StoppedError`, or where there is one alone. `kind` is what a name is
+    called in the answer of one that failed.
     """
     answers: list[dict[str, Any]] = []
     codes: list[int] = []
@@ -40,7 +43,7 @@ def on_each_target(
             if len(names) == 1:
                 raise
             output.warn(app, f"{name}: {error}")
-            answers.append({"target": name, **error_document(explain(error))})
+            answers.append({kind: name, **error_document(explain(error))})
             codes.append(error.exit_code)
             continue
         answer, code = tell(report)
