@@ -5,10 +5,7 @@ What the store's errors mean lives in `s3_errors`; nothing in here knows what an
 
 from __future__ import annotations
 
-import os
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +21,7 @@ from backupd.targets.base import (
     total_size,
 )
 from backupd.targets.capabilities import Creation
-from backupd.targets.claims import put_with_claim
+from backupd.targets.claims import Claims
 from backupd.targets.parts import PartsReader
 from backupd.targets.s3_classes import is_cold
 from backupd.targets.s3_conditions import FOLDER, Conditions
@@ -86,6 +83,7 @@ class BucketTarget:
         self._conditions = Conditions(
             lambda action: self._run(FOLDER, action, writing=True), self._bucket, self._prefix
         )
+        self._claims = Claims(self)
         self._bucket_seen = False
         self._deleting = Deleting(
             lambda name, action: self._run(name, action, writing=True), self._bucket, self._prefix
@@ -126,18 +124,13 @@ class BucketTarget:
         creation = self._conditions.seen()
         if creation is Creation.ATOMIC:
             return self._put_whole(name, parts, size, only_if_absent=True)
-        return put_with_claim(
-            self,
+        return self._claims.put_if_absent(
             name,
             parts,
             # Where a later writer at least is refused, that is one guard more.
             store=lambda: self._put_whole(
                 name, parts, size, only_if_absent=creation is Creation.RACY
             ),
-            token=lambda: os.urandom(12).hex(),
-            jitter=random.random,
-            sleep=time.sleep,
-            clock=time.monotonic,
         )
 
     def get(self, name: str, max_bytes: int) -> bytes:

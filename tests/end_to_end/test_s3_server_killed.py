@@ -20,3 +20,12 @@ def test_a_store_that_is_killed_and_comes_back_loses_nothing(tmp_path: Path) -> 
         story.snapshot(killed_after=0.8)
         story.restore(1, killed_after=0.6)
         story.verify()
+
+
+@pytest.mark.torture
+def test_a_claim_that_a_killed_store_keeps_does_not_hold_up_who_made_it(tmp_path: Path) -> None:
+    with own_server("swift") as rig:
+        story = Story(tmp_path, rig, random.Random(8), file_bytes=1 * MiB)
+        seconds = story.snapshot(killed_at="claims/")
+        assert seconds < 100, "it waited for a claim of its own to be of a dead writer"
+        story.verify()

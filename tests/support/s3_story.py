@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -29,6 +29,7 @@ from tests.rigs.swift import Swift
 MiB = 1 << 20
 # Retries take most of a minute at worst, and the machine may be busy.
 SECONDS = 240
+_PREFIX = "box/1"
 
 
 class Killable(Protocol):
@@ -68,16 +69,18 @@ class Story:
     run: CommandLine = field(init=False)
     versions: dict[int, Path] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
+    bucket: str = field(init=False)
 
     def __post_init__(self) -> None:
         # What is not killed runs within this process, which is quicker.
         self.run = CommandLine(self.home, in_process=True)
         self.model.mkdir()
         server = self.rig.server
+        self.bucket = server.create_bucket()
         store = {
             "type": "s3",
-            "bucket": server.create_bucket(),
-            "prefix": "box/1",
+            "bucket": self.bucket,
+            "prefix": _PREFIX,
             "endpoint_url": server.endpoint_url,
             "credentials_file": str(server.write_credentials(self.home / "credentials")),
             "path_style": True,
@@ -112,21 +115,27 @@ class Story:
         for name in names if not there else self.random.sample(names, len(names) // 2):
             (self.model / name).write_bytes(self.random.randbytes(self.file_bytes))
 
-    def snapshot(self, *, killed_after: float | None = None) -> float:
+    def snapshot(self, *, killed_after: float | None = None, killed_at: str | None = None) -> float:
         """Take one; it is remembered when it is listed. The seconds that it took."""
         number = max(self.versions, default=0) + 1
-        seconds = self.do("snapshot", "m", killed_after=killed_after)
+        seconds = self.do("snapshot", "m", killed_after=killed_after, killed_at=killed_at)
         self.run.ok("snapshot", "m")  # after trouble; unchanged where it had ended well
         keep = self.home / "kept" / str(number)
         shutil.copytree(self.model, keep)
         self.versions[number] = keep
         return seconds
 
-    def do(self, *arguments: str, killed_after: float | None = None) -> float:
-        """Run a command; with `killed_after` the server dies after so many seconds and is
-        started again. Then it may end well, or with exit code 5 and one sentence."""
+    def do(
+        self,
+        *arguments: str,
+        killed_after: float | None = None,
+        killed_at: str | None = None,
+    ) -> float:
+        """Run a command. With `killed_after` the server dies after so many seconds, with
+        `killed_at` as soon as it has an object below that prefix, and is started again. Then
+        the command may end well, or with exit code 5 and one sentence."""
         begun = time.monotonic()
-        if killed_after is None:
+        if killed_after is None and killed_at is None:
             self.run.ok(*arguments)
             return time.monotonic() - begun
         process = subprocess.Popen(
@@ -138,12 +147,17 @@ class Story:
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(killed_after)
+        if killed_at is not None:
+            client = self.rig.server.client()
+            while not self._has(client, killed_at):
+                assert process.poll() is None, f"it ended, and never was anything in {killed_at}"
+        else:
+            time.sleep(killed_after or 0.0)
         self.rig.kill()
         self.rig.restart()
         out, err = process.communicate(timeout=SECONDS)
         code = process.returncode
-        self.ends.append(f"{arguments[0]} {killed_after:.2f}: {code}")
+        self.ends.append(f"{arguments[0]} {killed_at or killed_after}: {code}")
         assert "Traceback" not in err, err
         assert code in (0, 5), (arguments, code, out, err)
         if code:
@@ -151,6 +165,10 @@ class Story:
             assert any("s3" in line for line in said), err
             assert len(said) <= 4, err
         return time.monotonic() - begun
+
+    def _has(self, client: Any, folder: str) -> bool:
+        page = client.list_objects_v2(Bucket=self.bucket, Prefix=f"{_PREFIX}/{folder}", MaxKeys=1)
+        return bool(page.get("Contents"))
 
     def forget(self, number: int) -> None:
         """Drop a version."""

@@ -16,7 +16,6 @@ from backupd.errors import (
     TargetUnreachableError,
 )
 from backupd.targets.bandwidth import LimitedTarget, Limits, TokenBucket
-from backupd.targets.claims import put_with_claim
 from backupd.targets.counting import CountingTarget, Traffic
 from backupd.targets.memory import MemoryTarget
 from backupd.targets.open import open_target
@@ -237,101 +236,6 @@ def test_requests_and_bytes_are_counted_by_kind() -> None:
     counts = traffic.counts()
     assert counts.requests == {"put": 3, "get": 3, "stat": 1, "list": 1, "delete": 1}
     assert (counts.bytes_written, counts.bytes_read) == (7, 7)
-
-
-def test_a_dead_writers_claim_is_given_up_after_ten_minutes() -> None:
-    now = 1e9
-    memory = MemoryTarget(clock=lambda: now)
-    tokens = iter(f"{number:03}" for number in range(900))
-
-    def create() -> bool:
-        return put_with_claim(
-            memory,
-            "snapshots/m/1",
-            [b"mine"],
-            store=lambda: memory.put("snapshots/m/1", [b"mine"]) is None,
-            token=lambda: next(tokens),
-            jitter=lambda: 1.0,
-            sleep=lambda _: None,
-            clock=float,
-        )
-
-    class KilledError(BaseException):
-        pass
-
-    class DyingTarget(MemoryTarget):
-        def delete(self, name: str) -> None:
-            raise KilledError
-
-        def list(self, prefix: str) -> object:  # type: ignore[override]
-            raise KilledError
-
-    dying = DyingTarget(clock=lambda: now)
-    dying._objects = memory._objects
-    with pytest.raises(KilledError):
-        put_with_claim(
-            dying,
-            "snapshots/m/1",
-            [b"x"],
-            store=lambda: True,
-            token=lambda: "aaa",
-            jitter=float,
-            sleep=float,
-            clock=float,
-        )
-    assert len(list(memory.list("claims/"))) == 1
-    with pytest.raises(TargetError, match="claimed by a writer"):
-        create()
-    now += 601
-    assert create()
-    assert [info.name for info in memory.list("")] == ["snapshots/m/1"]
-
-
-def test_a_writer_that_was_held_up_begins_anew_with_another_claim() -> None:
-    memory = MemoryTarget()
-    tokens = iter(("aaa", "bbb"))
-    # Begun, held up, done with that round, begun anew, and in time.
-    times = iter((0.0, 500.0, 500.0, 1000.0, 1001.0))
-    waits: list[float] = []
-    puts: list[str] = []
-
-    def store() -> bool:
-        puts.extend(info.name.rpartition("/")[2] for info in memory.list("claims/"))
-        memory.put("snapshots/m/1", [b"mine"])
-        return True
-
-    assert put_with_claim(
-        memory,
-        "snapshots/m/1",
-        [b"mine"],
-        store=store,
-        token=lambda: next(tokens),
-        jitter=lambda: 1.0,
-        sleep=waits.append,
-        clock=lambda: next(times),
-    )
-    assert puts == ["bbb"]
-    assert waits == [20.0], "the slower the store, the longer the wait, and not for ever"
-
-
-def test_who_finds_anothers_bytes_under_the_name_did_not_create_it() -> None:
-    memory = MemoryTarget()
-
-    def store() -> bool:
-        memory.put("snapshots/m/1", [b"mine"])
-        memory.put("snapshots/m/1", [b"late"])  # by one whose request was long on its way
-        return True
-
-    assert not put_with_claim(
-        memory,
-        "snapshots/m/1",
-        [b"mine"],
-        store=store,
-        token=lambda: "aaa",
-        jitter=float,
-        sleep=lambda _: None,
-        clock=float,
-    )
 
 
 def test_a_limit_is_one_for_all_who_share_its_name_and_follows_its_rate() -> None:
