@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 
-from backupd.errors import TargetError, TargetUnreachableError
+from backupd.errors import StoppedError, TargetError, TargetUnreachableError
 from backupd.targets.base import Buffer, Target
 
 _FOLDER = "claims"
@@ -46,7 +46,9 @@ class Claims:
     writer that tries again, as the store failed in the middle, has no such wait: it knows which
     claims of its own may still stand, and takes them back once the next one does.
 
-    `token` gives a fresh lower-case word each time, `clock` seconds. Safe for several threads.
+    Once `stop` is set no wait is finished: `StoppedError` is raised. `sleep` takes seconds (by
+    default it waits for `stop`), `token` gives a fresh lower-case word each time, `clock` seconds.
+    Safe for several threads.
     """
 
     def __init__(
@@ -55,13 +57,15 @@ class Claims:
         *,
         token: Callable[[], str] = lambda: os.urandom(12).hex(),
         jitter: Callable[[], float] = random.random,
-        sleep: Callable[[float], object] = time.sleep,
+        stop: threading.Event | None = None,
+        sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
         self._token = token
         self._jitter = jitter
-        self._sleep = sleep
+        self._stop = stop or threading.Event()
+        self._sleep = sleep or self._stop.wait
         self._clock = clock
         self._lock = threading.Lock()
         # By what was to be stored: claims of writers that failed before they could withdraw.
@@ -71,7 +75,8 @@ class Claims:
         """See `Target.put_if_absent`. `store` puts `parts` under `name`, and may say that it was
         not free.
 
-        Raises what the target raises, and `TargetError` where another's claim stays in the way.
+        Raises what the target raises, `StoppedError`, and `TargetError` where another's claim
+        stays in the way.
         """
         target = self._target
         # A digest, as a name may already be as long and deep as names may be.
@@ -100,7 +105,7 @@ class Claims:
                 return won
             usual = min(_LONGEST_SECONDS, 0.02 * 2.0 ** min(round_, 10))
             slow = min(_SLOWEST_SECONDS, 3 * (self._clock() - begun))
-            self._sleep(self._jitter() * max(usual, slow))
+            self._wait(self._jitter() * max(usual, slow))
         raise TargetError(
             f"target {target.name!r}: {name} is claimed by a writer that does not finish",
             hint="where that writer is gone its claim is given up ten minutes after it began",
@@ -139,8 +144,13 @@ class Claims:
                 return True
             if min(info.name for info in others) < claim:
                 return False
-            self._sleep(0.01 + 0.04 * self._jitter())
+            self._wait(0.01 + 0.04 * self._jitter())
         return False
+
+    def _wait(self, seconds: float) -> None:
+        self._sleep(seconds)
+        if self._stop.is_set():
+            raise StoppedError(f"stopped while target {self._target.name!r} had another writer")
 
     def _leave(self, name: str, parts: Sequence[Buffer], claim: str) -> None:
         """Remember a claim that may stand and was not withdrawn."""

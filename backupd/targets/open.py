@@ -49,8 +49,8 @@ def open_target(
 
     `upload` limits what goes out to all targets but disks, `own_upload` what goes to this one.
     `traffic` counts every request that is really
-    made, tries that failed included. `stop` ends waiting for a store that does not answer. By
-    `clock` (seconds since the epoch) the end of an Object Lock is reckoned.
+    made, tries that failed included. `stop` ends waiting for a store that does not answer and
+    for other writers. By `clock` (seconds since the epoch) the end of an Object Lock is reckoned.
     """
     target: Target
     match settings:
@@ -85,6 +85,7 @@ def open_target(
                 storage_classes=classes,
                 lock=lock,
                 on_request=traffic.add if traffic is not None else None,
+                stop=stop,
             )
     if traffic is not None:
         # A bucket's operation may take many requests, and each is what a store counts.

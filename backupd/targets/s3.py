@@ -52,7 +52,8 @@ class BucketTarget:
 
     `storage_classes` maps folders of objects (as `packs/`) to the storage class they are put in.
     The client is made at the first use, from the settings and what boto3's own chain finds;
-    `on_request` is told the kind of each request that it sends (`s3_client`).
+    `on_request` is told the kind of each request that it sends (`s3_client`). Once `stop` is set
+    other writers are not waited for: `StoppedError` is raised.
     Nothing is tried again here: `retry.RetryTarget` does that for every kind of request alike.
     """
 
@@ -66,6 +67,7 @@ class BucketTarget:
         page_size: int = 1000,
         lock: ObjectLock | None = None,
         on_request: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self._settings = settings
         self._bucket = settings.bucket
@@ -83,7 +85,7 @@ class BucketTarget:
         self._conditions = Conditions(
             lambda action: self._run(FOLDER, action, writing=True), self._bucket, self._prefix
         )
-        self._claims = Claims(self)
+        self._claims = Claims(self, stop=stop)
         self._bucket_seen = False
         self._deleting = Deleting(
             lambda name, action: self._run(name, action, writing=True), self._bucket, self._prefix

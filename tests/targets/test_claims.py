@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import pytest
 
-from backupd.errors import TargetError, TargetFullError, TargetUnreachableError
+from backupd.errors import StoppedError, TargetError, TargetFullError, TargetUnreachableError
 from backupd.targets.base import Buffer
 from backupd.targets.claims import Claims
 from backupd.targets.memory import MemoryTarget
@@ -130,6 +132,23 @@ def test_what_an_unanswered_put_may_yet_store_keeps_other_writers_out() -> None:
     assert not one.put_if_absent(NAME, [b"one"])
     assert memory.get(NAME, 99) == b"one"
     assert names(memory) == [NAME]
+
+
+def test_stop_ends_the_waiting_for_another_writer() -> None:
+    memory = MemoryTarget()
+    one = Plain(memory)
+    one.plan = failing_to_store(TargetUnreachableError("no answer"))
+    with pytest.raises(TargetUnreachableError):
+        one.put_if_absent(NAME, [b"one"])
+    standing = names(memory)
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    claims = Claims(memory, stop=stop, jitter=lambda: 1.0)
+    begun = time.monotonic()
+    with pytest.raises(StoppedError):
+        claims.put_if_absent(NAME, [b"other"], lambda: True)
+    assert time.monotonic() - begun < 10
+    assert names(memory) == standing, "its own claim is withdrawn"
 
 
 def test_a_store_that_is_full_leaves_no_claim() -> None:
