@@ -18,6 +18,7 @@ from backupd.errors import DamagedError, WrongKeyError
 from backupd.operations.check import check
 from backupd.operations.repair import repair
 from backupd.operations.reports import RepairReport
+from backupd.repository.copying import copy_packs
 from tests.support.killing import killed_at
 from tests.support.world import (
     MODEL,
@@ -210,10 +211,14 @@ def kill_and_go_on(world: World, step: int) -> None:
     """A repair that dies at any operation is finished by the next."""
     rng = random.Random(SEED)
     sound = objects(world)
-    # The other target has no packs of these names, so that all kinds of work are done.
-    for path in sorted((world.root / "copy1" / "packs").rglob("*"))[::2]:
-        if path.is_file():
-            path.unlink()
+    # The other target has half of the blobs in packs of other names, so that all kinds of work are
+    # done.
+    with world.open() as installation:
+        other = installation.repository("copy1")
+        packs = sorted(path for path in (world.root / "copy1" / "packs").rglob("*/*"))[::2]
+        copy_packs(other, {bytes.fromhex(path.name) for path in packs})
+    for path in packs:
+        path.unlink()
     number = 1
     while True:
         for name, how in places(sound, rng, 6):
