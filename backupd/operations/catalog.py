@@ -9,7 +9,8 @@ from backupd.errors import BackupdError
 from backupd.operations.installation import Installation
 from backupd.operations.reports import SnapshotInfo
 from backupd.repository.reader import BlobFinder, BlobReader
-from backupd.repository.repository import Listing, Repository, StoredSnapshot
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import Listing, StoredSnapshot
 from backupd.repository.tree import TreeEntry
 from backupd.repository.tree_codec import decode_tree
 

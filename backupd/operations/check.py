@@ -18,8 +18,8 @@ from backupd.operations.reports import CheckReport
 from backupd.repository import layout
 from backupd.repository.index import PackTable
 from backupd.repository.pack import read_table
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName, amended, parse_name
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotName, StoredSnapshot, amended, parse_name
 
 
 def check(
@@ -119,7 +119,7 @@ def _check_packs(repository: Repository, found: Diagnosis) -> None:
         found.bad_packs[pack_id] = found.find(name, problem)
     _check_unnamed(repository, found, index_is_damaged=bool(damaged))
     found.blob_count = len(found.index)
-    marked = repository.read_tombstones(lambda why: _note_tombstone(found, why))
+    marked = repository.read_tombstones(lambda why: _note_tombstone(found, why), afresh=True)
     # As every reader does: the copies that count are those that prune will not delete.
     found.index.avoid(pack for stone in marked for pack in stone.packs)
 

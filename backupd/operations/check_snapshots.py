@@ -13,9 +13,11 @@ from backupd.repository import layout
 from backupd.repository.reachable import chunks_of, placed_chunks
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import BlobKind
-from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import StoredSnapshot
 from backupd.repository.tree import FileType, TreeEntry
 from backupd.repository.tree_codec import decode_tree
+from backupd.repository.trees_ahead import with_trees_ahead
 
 _THE_LIST = "(the list of files)"
 
@@ -29,13 +31,13 @@ def check_snapshots(
     stop: threading.Event,
 ) -> None:
     """Everything that each snapshot needs is there; `also` are looked at though not listed."""
-    listing = repository.list_snapshots()
+    listing = repository.list_snapshots(afresh=True)
     for name, why in listing.damaged.items():
         number = found.bad_objects[name] = found.find(name, why)
         found.hurts(number, f"version {int(name[-10:])} of a model", "")
     walk = _Walk(repository, found)
     progress.begin("check snapshots")
-    for snapshot in (*listing.snapshots, *also):
+    for snapshot in with_trees_ahead(walk.reader, (*listing.snapshots, *also)):
         if stop.is_set():
             raise StoppedError("stopped; nothing was changed")
         walk.snapshot(snapshot)
@@ -48,7 +50,7 @@ class _Walk:
 
     def __init__(self, repository: Repository, found: Diagnosis) -> None:
         self._found = found
-        self._reader = BlobReader(BlobFinder(repository, found.index, lambda message: None))
+        self.reader = BlobReader(BlobFinder(repository, found.index, lambda message: None))
         self._whole_trees: set[bytes] = set()
 
     def snapshot(self, snapshot: StoredSnapshot) -> None:
@@ -71,7 +73,7 @@ class _Walk:
         if not found.needs(tree, name, _THE_LIST, kind=BlobKind.TREE):
             return False
         try:
-            entries = list(decode_tree(bytes(self._reader.read(tree))))
+            entries = list(decode_tree(bytes(self.reader.read(tree))))
         except ColdError as error:
             found.find(layout.PACKS, f"{name}: {error.message}", harmless=True)
             return True
@@ -112,7 +114,7 @@ class _Walk:
         if entry.layout:
             whole = found.needs(entry.layout, name, path, kind=BlobKind.LAYOUT, place=file)
         try:
-            for ref, offset in placed_chunks(entry, chunks_of(self._reader, entry)):
+            for ref, offset in placed_chunks(entry, chunks_of(self.reader, entry)):
                 place = Place(record, entry.path, offset, ref.size_bytes) if of_model else None
                 there = found.needs(ref.blob_id, name, path, kind=BlobKind.DATA, place=place)
                 whole = there and whole

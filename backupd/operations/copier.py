@@ -26,8 +26,8 @@ from backupd.repository.reachable import blobs_of
 from backupd.repository.read_order import Span, spans
 from backupd.repository.reader import BlobFinder, BlobReader, kept_buffer
 from backupd.repository.records import RECORD, BlobKind, BlobRecord, kinds_in
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotName, StoredSnapshot
 from backupd.repository.writer import Writer
 
 # A pack is taken whole when at least so much of it is wanted: the rest is waste on the receiver.

@@ -17,7 +17,7 @@ from backupd.errors import BackupdError, DamagedError, TargetUnreachableError
 from backupd.operations.catalog import ResolvedSnapshot
 from backupd.repository.reachable import chunks_of
 from backupd.repository.reader import BlobFinder, BlobReader
-from backupd.repository.repository import StoredSnapshot
+from backupd.repository.snapshots import StoredSnapshot
 from backupd.repository.tree import FileType, TreeEntry
 from backupd.repository.tree_codec import decode_tree
 

@@ -24,6 +24,7 @@ from backupd.repository import layout
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import parse_name
+from backupd.repository.trees_ahead import with_trees_ahead
 from backupd.repository.usage import Usage
 from backupd.targets.base import ObjectInfo
 
@@ -138,7 +139,7 @@ def needed_objects(
     reader = BlobReader(BlobFinder(repository, index, problems.append))
     listing = repository.list_snapshots()
     problems += listing.damaged.values()
-    for snapshot in listing.snapshots:
+    for snapshot in with_trees_ahead(reader, listing.snapshots):
         if stop.is_set():
             raise StoppedError("stopped; nothing was extended")
         try:

@@ -16,8 +16,8 @@ from backupd.operations.reports import ForgetItem, ForgetReport
 from backupd.operations.resolve import resolve
 from backupd.policy.retention import decide
 from backupd.policy.spec import Kind, parse_spec
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName, SnapshotRecord
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotName, SnapshotRecord, StoredSnapshot
 
 
 def forget_by_policy(

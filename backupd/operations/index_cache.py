@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from backupd.repository.index_packs import PackColumns
     from backupd.repository.index_segment import Segment
 
-# Fewer new blobs than this are read again each time, in less than it takes to write a file.
+# Fewer new blobs than this are read again each time, in less than it takes to write a file,
 _WORTH_BLOBS = 50_000
-_WORTH_SHARE = 16  # or less than this part of what is kept
+_WORTH_SHARE = 16  # or less than this part of what is kept;
+# unless they come from so many objects (each takes as long as some hundred blobs), or from more
+# than one for so many blobs that are kept.
+_WORTH_OBJECTS = 128
+_BLOBS_PER_OBJECT = 8192
 
 _MAGIC = b"backupd index cache 1\n".ljust(32, b"\0")
 _COUNTS = struct.Struct("<4Q")
@@ -81,6 +85,7 @@ class StateIndexCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / "index"
+        self._covered = 0
 
     def load(self, names: Collection[str], reload: Callable[[], Index]) -> tuple[Index, set[str]]:
         """See `IndexCache.load`."""
@@ -90,14 +95,18 @@ class StateIndexCache:
         except (OSError, ValueError):
             found = None
         if found is None:
+            self._covered = 0
             return Index(), set()
         packs, segment, covered = found
+        self._covered = len(covered)
         return Index.kept(packs, segment, reload), covered
 
     def keep(self, index: Index, names: Collection[str], reload: Callable[[], Index]) -> Index:
         """See `IndexCache.keep`."""
         kept = index.kept_count
-        if len(index) - kept < max(_WORTH_BLOBS, kept // _WORTH_SHARE):
+        few_blobs = len(index) - kept < max(_WORTH_BLOBS, kept // _WORTH_SHARE)
+        fresh_objects = len(names) - self._covered
+        if few_blobs and fresh_objects < max(_WORTH_OBJECTS, kept // _BLOBS_PER_OBJECT):
             if not kept:
                 self.drop()  # what it was made from is gone, if there is one
             return index

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backupd.policy.retention import Candidate
-from backupd.repository.repository import Listing, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName
+from backupd.repository.snapshots import Listing, SnapshotName, StoredSnapshot
 
 # From candidates to the versions that a policy keeps.
 Keeps = Callable[[Sequence[Candidate]], frozenset[int]]

@@ -13,8 +13,8 @@ from backupd.operations.tree_cache import TreeCache
 from backupd.policy.history import Ancestry, extended
 from backupd.repository.index import Index
 from backupd.repository.reader import BlobFinder, BlobReader
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotName, StoredSnapshot
 from backupd.repository.tree import FileType, TreeEntry
 from backupd.repository.tree_codec import decode_values, entry_of, path_of
 

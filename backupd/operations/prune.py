@@ -24,6 +24,7 @@ from backupd.repository.prune_plan import PrunePlan, plan_prune
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository
 from backupd.repository.tombstones import Tombstone, encode_tombstone
+from backupd.repository.trees_ahead import with_trees_ahead
 from backupd.repository.usage import PackUse, Usage
 from backupd.repository.writer import GRACE_SECONDS
 
@@ -133,7 +134,7 @@ def _survey(
     if listing.damaged:
         raise _refusal(repository, "; ".join(listing.damaged.values()))
     progress.begin("look at snapshots")
-    for snapshot in listing.snapshots:
+    for snapshot in with_trees_ahead(reader, listing.snapshots):
         if stop.is_set():
             raise StoppedError("stopped; nothing was deleted")
         try:
@@ -214,9 +215,7 @@ def _rewrite_index(
         put_index(repository, tables[at : at + _PACKS_PER_INDEX])
         for at in range(0, len(tables), _PACKS_PER_INDEX)
     }
-    for name in survey.index_objects:
-        if name not in written:
-            repository.target.delete(name)
+    repository.target.delete_many([x for x in survey.index_objects if x not in written])
 
 
 def _rewrite_tombstones(

@@ -12,8 +12,14 @@ from dataclasses import dataclass, replace
 
 from backupd.operations.owed import Clash
 from backupd.repository.layout import MAX_SNAPSHOT, SNAPSHOTS
-from backupd.repository.repository import Listing, Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName, encode_snapshot, parse_name
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import (
+    Listing,
+    SnapshotName,
+    StoredSnapshot,
+    encode_snapshot,
+    parse_name,
+)
 
 
 @dataclass(frozen=True, slots=True)

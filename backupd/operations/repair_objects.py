@@ -11,10 +11,11 @@ from backupd.errors import BackupdError, DamagedError, ObjectMissingError
 from backupd.operations.repair_sources import Donor
 from backupd.repository import keys, layout
 from backupd.repository.one_bit import with_one_bit_right
-from backupd.repository.repository import Repository, StoredSnapshot
+from backupd.repository.repository import Repository
 from backupd.repository.snapshots import (
     SnapshotName,
     SnapshotRecord,
+    StoredSnapshot,
     amended,
     decode_snapshot,
     parse_name,

@@ -20,8 +20,8 @@ from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.renumber import Renumbered, Side, renumber
 from backupd.operations.reports import TargetResult
 from backupd.policy.retention import decide
-from backupd.repository.repository import Listing, Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import Listing, SnapshotName, StoredSnapshot
 
 # Packs that are on their way at once: to a disk two keep reading and writing both busy, a store
 # far away answers late.

@@ -35,8 +35,8 @@ from backupd.operations.training_files import TrainingFiles
 from backupd.operations.tree_cache import TreeCache
 from backupd.operations.tree_sink import TreeSink
 from backupd.repository.copying import StaleIndexError
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotRecord
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotRecord, StoredSnapshot
 
 # How often a pass starts over since the trainer wrote or deleted what it was about to read.
 _MOST_MOVED = 2

@@ -19,8 +19,8 @@ from backupd.operations.progress import Progress
 from backupd.operations.tree_cache import TreeCache
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.records import BlobKind
-from backupd.repository.repository import Repository, StoredSnapshot
-from backupd.repository.snapshots import SnapshotName, SnapshotRecord
+from backupd.repository.repository import Repository
+from backupd.repository.snapshots import SnapshotName, SnapshotRecord, StoredSnapshot
 from backupd.repository.tree import FileType, Metadata, TreeEntry
 from backupd.repository.tree_codec import INLINE_CHUNKS, TreeCutter, encode_chunk_list, encode_entry
 

@@ -11,6 +11,7 @@ from backupd.repository import keys, layout
 from backupd.repository.descriptor import parse_descriptor
 from backupd.repository.index import IndexCache
 from backupd.repository.repository import Repository
+from backupd.repository.small_objects import ObjectCache, SmallObjects, present
 from backupd.targets.base import Target
 
 
@@ -24,13 +25,16 @@ def open_repository(
     random: RandomBytes,
     *,
     index_cache: Callable[[str], IndexCache | None] = lambda repository_id: None,
+    object_cache: Callable[[str], ObjectCache | None] = lambda repository_id: None,
+    gets_at_once: int = 1,
 ) -> Repository:
     """Open what `target` holds.
 
     `secret` gives the passphrase or generated key and is asked only where the repository is
-    encrypted; None where there is none to ask for. `index_cache` gives the cache of a repository's
-    index by the repository's id, where there is one. Raises `TargetError` where there is no
-    repository, `WrongKeyError` and `DamagedError`.
+    encrypted; None where there is none to ask for. `index_cache` and `object_cache` give the caches
+    of a repository's index and small objects by the repository's id, where there are any; for
+    `gets_at_once` see `SmallObjects`. Raises `TargetError` where there is no repository,
+    `WrongKeyError` and `DamagedError`.
     """
     try:
         stored = target.get(layout.DESCRIPTOR, layout.MAX_DESCRIPTOR)
@@ -40,28 +44,39 @@ def open_repository(
             hint="make one with 'backupd init', or correct the target's place",
         ) from None
     descriptor = parse_descriptor(stored, target.location)
-    cache = index_cache(descriptor.repository_id)
+    small_objects = SmallObjects(target, object_cache(descriptor.repository_id), gets_at_once)
     if not descriptor.encrypted:
-        return Repository(target, descriptor, PUBLIC_MASTER_KEY, random, index_cache=cache)
-    if secret is None:
+        master_key = PUBLIC_MASTER_KEY
+    elif secret is None:
         raise WrongKeyError(
             f"the repository at {target.location} is encrypted and no key was given",
             hint="set 'key:' in the configuration, or BACKUPD_KEY_FILE, BACKUPD_PASSPHRASE_FILE "
             "or BACKUPD_PASSPHRASE",
         )
-    master_key = unlock(target, secret())
-    return Repository(target, descriptor, master_key, random, index_cache=cache)
+    else:
+        master_key = unlock(target, secret(), small_objects)
+    return Repository(
+        target,
+        descriptor,
+        master_key,
+        random,
+        index_cache=index_cache(descriptor.repository_id),
+        small_objects=small_objects,
+    )
 
 
-def unlock(target: Target, secret: str) -> bytes:
+def unlock(target: Target, secret: str, small_objects: SmallObjects | None = None) -> bytes:
     """The master key, by whichever key object the secret opens."""
+    small_objects = small_objects or SmallObjects(target)
     stored = []
     damaged = []
     kind = "generated" if keys.is_generated(secret) else "passphrase"
-    for info in target.list(layout.KEYS):
+    infos = list(target.list(layout.KEYS))
+    small_objects.keep_only(layout.KEYS, [info.name for info in infos])
+    for info, found in zip(infos, small_objects.get_all(infos, layout.MAX_KEY), strict=True):
         key_id = info.name.removeprefix(layout.KEYS).removesuffix(".json")
         try:
-            text = target.get(info.name, layout.MAX_KEY)
+            text = present(found)
             stored.append((keys.describe(text, key_id).kind != kind, key_id, text))
         except (DamagedError, ObjectMissingError):
             damaged.append(info.name)

@@ -5,8 +5,7 @@ Opening costs two small reads and the key; the index is loaded when somebody ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from backupd.codec.sealing import RandomBytes, unseal
@@ -17,54 +16,27 @@ from backupd.repository.descriptor import Descriptor
 from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
 from backupd.repository.index import Index, IndexCache, PackTable, parse_index
 from backupd.repository.pack import read_table
+from backupd.repository.small_objects import SmallObjects, present
 from backupd.repository.snapshots import (
+    Listing,
     SnapshotName,
-    SnapshotRecord,
+    StoredSnapshot,
     amended,
     decode_snapshot,
     encode_amendment,
+    folder_of,
+    names_of,
     parse_name,
+    versions_of,
 )
-from backupd.repository.tombstones import Tombstone, decode_tombstone
-from backupd.targets.base import Target
+from backupd.repository.tombstones import Tombstone, read_tombstones
+from backupd.targets.base import ObjectInfo, Target
 
 _MARKER_SECONDS = 24 * 3600.0
 # What a marker holds; a listing tells the two apart by their lengths.
 _FORGOTTEN = b"forgotten\n"
 _BY_HAND = b"forgotten by hand\n"
 _RELISTINGS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSnapshot:
-    """A listed snapshot: where it is, its labels as amended, and the BLAKE3 of its object.
-
-    `amendment` is the number of the amendment that its labels are from, 0 where there is none.
-    """
-
-    name: SnapshotName
-    record: SnapshotRecord
-    snapshot_id: str
-    amendment: int = 0
-
-    def same_state(self, other: StoredSnapshot) -> bool:
-        """Whether both are one captured state, whatever number each has."""
-        mine, others = self.record, other.record
-        return (mine.time, mine.trees, mine.root) == (others.time, others.trees, others.root)
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """All snapshots in version order, and those objects that could not be read, with why.
-
-    `highest` is the highest version number ever used, by model folder; `forgotten` are the
-    folders and versions that bear a marker.
-    """
-
-    snapshots: tuple[StoredSnapshot, ...]
-    damaged: Mapping[str, str]
-    highest: Mapping[str, int]
-    forgotten: frozenset[tuple[str, int]] = frozenset()
 
 
 class Repository:
@@ -78,8 +50,10 @@ class Repository:
         random: RandomBytes,
         *,
         index_cache: IndexCache | None = None,
+        small_objects: SmallObjects | None = None,
     ) -> None:
         self.target = target
+        self.small_objects = small_objects or SmallObjects(target)
         self.descriptor = descriptor
         self.secrets = derive(master_key, encrypted=descriptor.encrypted)
         self.sealer = self.secrets.sealer(random)
@@ -147,38 +121,47 @@ class Repository:
 
     # -- snapshots ----------------------------------------------------------------------------
 
-    def list_snapshots(self, folder: str = "") -> Listing:
-        """The snapshots of one model folder, or of all. A damaged one hides no other."""
+    def list_snapshots(self, folder: str = "", *, afresh: bool = False) -> Listing:
+        """The snapshots of one model folder, or of all. A damaged one hides no other.
+
+        With `afresh` each is read from the target itself.
+        """
         for _ in range(_RELISTINGS):
-            listing, moved = self._list_once(layout.SNAPSHOTS + (folder + "/" if folder else ""))
+            listing, moved = self._list_once(folder, afresh)
             if not moved:
                 break
         return listing
 
-    def _list_once(self, prefix: str) -> tuple[Listing, bool]:
+    def _list_once(self, folder: str, afresh: bool) -> tuple[Listing, bool]:
         """A listing, and whether a snapshot went that was not forgotten: it has a new number."""
         moved = False
         found: dict[tuple[str, int], int] = {}
         forgotten: set[tuple[str, int]] = set()
         highest: dict[str, int] = {}
-        for info in self.target.list(prefix):
-            name = parse_name(info.name)
-            if name is None:
-                continue
+        infos = self._listed(folder)
+        for name in infos:
             highest[name.folder] = max(highest.get(name.folder, 0), name.version)
             place = (name.folder, name.version)
             if name.forgotten:
                 forgotten.add(place)
-            elif name.amendment:
-                found[place] = max(found.get(place, -1), name.amendment)
             else:
-                found[place] = max(found.get(place, -1), 0)
+                found[place] = max(found.get(place, -1), name.amendment)
         snapshots = []
         damaged: dict[str, str] = {}
-        for place in sorted(found.keys() - forgotten):
+        places = sorted(found.keys() - forgotten)
+        wanted = [
+            infos.get(name, ObjectInfo(name.object_name(), 0, 0.0))
+            for place in places
+            for name in names_of(*place, found[place])
+        ]
+        self.small_objects.keep_only(folder_of(folder), [info.name for info in wanted])
+        got = self.small_objects.get_all(wanted, layout.MAX_SNAPSHOT, afresh=afresh)
+        for place in places:
             name = SnapshotName(*place)
+            parts = [next(got) for _ in names_of(*place, found[place])]
             try:
-                snapshots.append(self.read_snapshot(name, found[place]))
+                stored = [present(part) for part in parts]
+                snapshots.append(self._decoded(name, found[place], stored))
             except ObjectMissingError:
                 # Most likely forgotten by another process since it was listed.
                 marker = SnapshotName(*place, forgotten=True).object_name()
@@ -187,19 +170,25 @@ class Repository:
                 damaged[name.object_name()] = error.message
         return Listing(tuple(snapshots), damaged, highest, frozenset(forgotten)), moved
 
+    def _listed(self, folder: str) -> dict[SnapshotName, ObjectInfo]:
+        """What is listed of one model folder, or of all: snapshots, amendments, markers."""
+        named = ((parse_name(info.name), info) for info in self.target.list(folder_of(folder)))
+        return {name: info for name, info in named if name is not None}
+
     def listed_versions(self, folder: str) -> list[int]:
         """The versions of a model folder that are listed, by their names alone."""
-        names = [parse_name(info.name) for info in self.target.list(f"{layout.SNAPSHOTS}{folder}/")]
-        forgotten = {name.version for name in names if name and name.forgotten}
-        return sorted({name.version for name in names if name and not name.amendment} - forgotten)
+        return sorted(versions_of(self._listed(folder)))
 
     def newest_snapshots(
         self, folder: str, note: Callable[[str], None]
     ) -> Iterator[StoredSnapshot]:
         """The snapshots of a model folder that can be read, newest first, read one by one."""
-        for version in reversed(self.listed_versions(folder)):
+        infos = self._listed(folder)
+        for version in sorted(versions_of(infos), reverse=True):
+            name = SnapshotName(folder, version)
             try:
-                yield self.read_snapshot(SnapshotName(folder, version))
+                got = self.small_objects.get_all([infos[name]], layout.MAX_SNAPSHOT)
+                yield self._decoded(name, 0, [present(next(got))])
             except ObjectMissingError:
                 continue
             except DamagedError as error:
@@ -207,27 +196,32 @@ class Repository:
 
     def highest_version(self, folder: str) -> int:
         """The highest version ever used in a model folder, 0 where there was none."""
-        names = (parse_name(info.name) for info in self.target.list(f"{layout.SNAPSHOTS}{folder}/"))
-        return max((name.version for name in names if name), default=0)
+        return max((name.version for name in self._listed(folder)), default=0)
 
     def read_snapshot(self, name: SnapshotName, amendment: int = 0) -> StoredSnapshot:
         """One snapshot with the labels of an amendment. Raises `DamagedError` when damaged."""
+        names = [part.object_name() for part in names_of(name.folder, name.version, amendment)]
+        stored = [self.target.get(wanted, layout.MAX_SNAPSHOT) for wanted in names]
+        return self._decoded(name, amendment, stored)
+
+    def _decoded(
+        self, name: SnapshotName, amendment: int, stored: Sequence[bytes]
+    ) -> StoredSnapshot:
+        """The snapshot of its object, and of that of its amendment where it has one."""
         from blake3 import blake3
 
         object_name = name.object_name()
-        stored = self.target.get(object_name, layout.MAX_SNAPSHOT)
-        record = decode_snapshot(stored, object_name, self.sealer)
+        record = decode_snapshot(stored[0], object_name, self.sealer)
         folder = self.secrets.model_folder(record.host, record.model)
         if folder != name.folder or record.version != name.version:
             raise DamagedError(f"{object_name} is damaged: it is the snapshot of another place")
         if amendment:
             later = SnapshotName(name.folder, name.version, amendment).object_name()
             try:
-                text = self.target.get(later, layout.MAX_SNAPSHOT)
-                record = amended(record, text, later, self.sealer)
+                record = amended(record, stored[1], later, self.sealer)
             except DamagedError:
                 pass  # labels are lost, the snapshot is not; check names the object
-        return StoredSnapshot(name, record, blake3(stored).hexdigest(), amendment)
+        return StoredSnapshot(name, record, blake3(stored[0]).hexdigest(), amendment)
 
     def amend(self, snapshot: StoredSnapshot, labels: Mapping[str, str]) -> StoredSnapshot:
         """Give a snapshot all new labels."""
@@ -308,25 +302,24 @@ class Repository:
         return self._load_index(note, None)
 
     def read_index_objects(self) -> tuple[Index, dict[str, str]]:
-        """What the stored index objects say, and which of them are damaged, with why."""
-        return self._read_index_objects(lambda message: None, None)
+        """What the stored index objects say, and which of them are damaged, with why.
+
+        Each is read from the target itself.
+        """
+        return self._read_index_objects(lambda message: None, None, afresh=True)
 
     def _read_index_objects(
-        self, note: Callable[[str], None], cache: IndexCache | None
+        self, note: Callable[[str], None], cache: IndexCache | None, *, afresh: bool = False
     ) -> tuple[Index, dict[str, str]]:
         reload = partial(self._reload_index, note)
         for _ in range(_RELISTINGS):
-            damaged: dict[str, str] = {}
-            names = [info.name for info in self.target.list(layout.INDEX)]
+            infos = list(self.target.list(layout.INDEX))
+            names = [info.name for info in infos]
             index, covered = cache.load(names, reload) if cache else (Index(), set[str]())
+            left = [info for info in infos if info.name not in covered]
+            self.small_objects.keep_only(layout.INDEX, [info.name for info in left])
             try:
-                for name in names:
-                    if name in covered:
-                        continue
-                    try:
-                        index.add_tables(self.read_index_object(name))
-                    except DamagedError as error:
-                        damaged[name] = error.message
+                damaged = self._add_index_objects(index, left, afresh)
             except ObjectMissingError:
                 continue  # prune wrote one in its place since it was listed
             if cache and not damaged:
@@ -337,9 +330,24 @@ class Repository:
             hint="try again when no prune is running",
         )
 
+    def _add_index_objects(
+        self, index: Index, infos: Sequence[ObjectInfo], afresh: bool
+    ) -> dict[str, str]:
+        """Add what index objects say; those that are damaged, with why."""
+        damaged: dict[str, str] = {}
+        got = self.small_objects.get_all(infos, layout.MAX_INDEX, afresh=afresh)
+        for info, stored in zip(infos, got, strict=True):
+            try:
+                index.add_tables(self._tables(info.name, present(stored)))
+            except DamagedError as error:
+                damaged[info.name] = error.message
+        return damaged
+
     def read_index_object(self, name: str) -> list[PackTable]:
         """The pack tables of one index object. Raises `DamagedError`."""
-        stored = self.target.get(name, layout.MAX_INDEX)
+        return self._tables(name, self.target.get(name, layout.MAX_INDEX))
+
+    def _tables(self, name: str, stored: bytes) -> list[PackTable]:
         try:
             return list(parse_index(unseal(self.sealer, stored, INDEX_ASSOCIATED)))
         except DamagedError as error:
@@ -368,24 +376,8 @@ class Repository:
 
     # -- tombstones ---------------------------------------------------------------------------
 
-    def read_tombstones(self, note: Callable[[str], None]) -> list[Tombstone]:
-        """All tombstones; a damaged one marks nothing and is noted."""
-        for _ in range(_RELISTINGS):
-            found = []
-            damaged = []
-            try:
-                for info in self.target.list(layout.TOMBSTONES):
-                    stored = self.target.get(info.name, layout.MAX_TOMBSTONE)
-                    try:
-                        found.append(decode_tombstone(stored, info.name, self.sealer))
-                    except DamagedError as error:
-                        damaged.append(error.message)
-            except ObjectMissingError:
-                continue  # prune may have written one in its place since it was listed
-            for message in damaged:
-                note(f"{self.name}: {message}")
-            return found
-        raise TargetError(
-            f"the tombstones of {self.target.location} changed all the while they were read",
-            hint="try again when no prune is running",
-        )
+    def read_tombstones(
+        self, note: Callable[[str], None], *, afresh: bool = False
+    ) -> list[Tombstone]:
+        """All tombstones; see `tombstones.read_tombstones`."""
+        return read_tombstones(self.target, self.small_objects, self.sealer, note, afresh=afresh)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,6 +112,56 @@ def parse_name(name: str) -> SnapshotName | None:
         return None
     folder, version, amendment, forgotten = match.groups()
     return SnapshotName(folder, int(version), int(amendment or 0), forgotten is not None)
+
+
+def folder_of(folder: str) -> str:
+    """Where the snapshots of one model folder are, or, where none is named, of all."""
+    return SNAPSHOTS + (folder + "/" if folder else "")
+
+
+def names_of(folder: str, version: int, amendment: int) -> list[SnapshotName]:
+    """The objects that a snapshot is read from, its own first."""
+    name = SnapshotName(folder, version)
+    return [name, SnapshotName(folder, version, amendment)] if amendment else [name]
+
+
+def versions_of(names: Iterable[SnapshotName]) -> set[int]:
+    """The versions that are listed and not forgotten, of one model folder."""
+    given = list(names)
+    forgotten = {name.version for name in given if name.forgotten}
+    return {name.version for name in given if not name.amendment} - forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A listed snapshot: where it is, its labels as amended, and the BLAKE3 of its object.
+
+    `amendment` is the number of the amendment that its labels are from, 0 where there is none.
+    """
+
+    name: SnapshotName
+    record: SnapshotRecord
+    snapshot_id: str
+    amendment: int = 0
+
+    def same_state(self, other: StoredSnapshot) -> bool:
+        """Whether both are one captured state, whatever number each has."""
+        mine, others = self.record, other.record
+        return (mine.time, mine.trees, mine.root) == (others.time, others.trees, others.root)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All snapshots in version order, and those objects that could not be read, with why.
+
+    `highest` is the highest version number ever used, by model folder; `forgotten` are the
+    folders and versions that bear a marker.
+    """
+
+    snapshots: tuple[StoredSnapshot, ...]
+    damaged: Mapping[str, str]
+    highest: Mapping[str, int]
+    forgotten: frozenset[tuple[str, int]] = frozenset()
 
 
 def _seal_json(value: Mapping[str, Any], name: str, sealer: Sealer) -> bytearray:

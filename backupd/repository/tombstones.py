@@ -6,16 +6,19 @@ One is named by the BLAKE3 of its stored bytes, and says who is due in a sealed 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
 
 from backupd.codec.blob import ID_SIZE
 from backupd.codec.sealing import Sealer, seal, unseal
-from backupd.errors import DamagedError
-from backupd.repository.layout import TOMBSTONES
+from backupd.errors import DamagedError, ObjectMissingError, TargetError
+from backupd.repository.layout import MAX_TOMBSTONE, TOMBSTONES
+from backupd.repository.small_objects import SmallObjects, present
+from backupd.targets.base import Target
 
+_RELISTINGS = 4
 _ASSOCIATED = b"backupd format 1: tombstone"
 
 
@@ -47,3 +50,38 @@ def decode_tombstone(stored: bytes, name: str, sealer: Sealer) -> Tombstone:
         raise DamagedError(f"{name} is damaged: {error}") from None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise DamagedError(f"{name} is damaged: it does not list packs") from None
+
+
+def read_tombstones(
+    target: Target,
+    small_objects: SmallObjects,
+    sealer: Sealer,
+    note: Callable[[str], None],
+    *,
+    afresh: bool = False,
+) -> list[Tombstone]:
+    """All tombstones of a target; a damaged one marks nothing and is noted.
+
+    With `afresh` each is read from the target itself. Raises `TargetError`.
+    """
+    for _ in range(_RELISTINGS):
+        found = []
+        damaged = []
+        infos = list(target.list(TOMBSTONES))
+        small_objects.keep_only(TOMBSTONES, [info.name for info in infos])
+        got = small_objects.get_all(infos, MAX_TOMBSTONE, afresh=afresh)
+        try:
+            for info, stored in zip(infos, got, strict=True):
+                try:
+                    found.append(decode_tombstone(present(stored), info.name, sealer))
+                except DamagedError as error:
+                    damaged.append(error.message)
+        except ObjectMissingError:
+            continue  # prune may have written one in its place since it was listed
+        for message in damaged:
+            note(f"{target.name}: {message}")
+        return found
+    raise TargetError(
+        f"the tombstones of {target.location} changed all the while they were read",
+        hint="try again when no prune is running",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,28 @@ def test_a_snapshot_costs_a_put_for_each_pack_and_two_more(box: Box) -> None:
     assert "REQUESTS" in shown
     assert f"{told['put']:,}" in shown
     assert "EUR" in shown
+
+
+def test_what_is_known_of_many_snapshots_is_not_asked_for_again(box: Box) -> None:
+    box.run.ok("init")
+    count = 6
+    for number in range(count):
+        (box.model / "a.bin").write_bytes(b"%d" % number)
+        costs = box.cost_of("snapshot")
+        # Its own index object and snapshot are read back once, by the next one.
+        assert costs["get"] <= 6, number
+    known = box.cost_of("list")
+    assert known["get"] <= 2
+    assert (known["list"], known["put"]) == (2, 0)
+    listed = box.run.ok("list").out
+    shutil.rmtree(box.state / "cache")
+    anew = box.cost_of("list")
+    assert anew["get"] >= count
+    assert box.run.ok("list").out == listed
+    # A check is of what the store has, not of what is near at hand.
+    assert box.cost_of("check")["get"] >= 2 * count
+    assert box.cost_of("restore", "m@v1", "--to", str(box.home / "out"))["get"] <= count + 6
+    assert (box.home / "out" / "a.bin").read_bytes() == b"0"
 
 
 def test_doctor_finds_a_machine_that_is_fit_to_be_fit(box: Box) -> None:

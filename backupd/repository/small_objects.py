@@ -1,0 +1,104 @@
+"""Reading a repository's small objects: from near at hand, else several at once.
+
+Snapshots, index objects, tombstones and keys are many, small and never change. Where a target is
+far each request costs some tens of milliseconds, whatever it brings: read one after another,
+a few hundred of them would be what a restore mostly waits for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeAlias
+
+from backupd.errors import ObjectMissingError
+from backupd.targets.base import ObjectInfo, Target
+
+Found: TypeAlias = bytes | ObjectMissingError
+
+
+class ObjectCache(Protocol):
+    """Keeps small objects near at hand, each as a listing told of it.
+
+    Whatever goes wrong in it costs time and nothing else: it raises nothing.
+    """
+
+    def load(self, info: ObjectInfo) -> bytes | None:
+        """The bytes that were kept for just this name, size and time; None where none were."""
+        ...
+
+    def keep(self, info: ObjectInfo, data: bytes) -> None:
+        """Keep an object."""
+        ...
+
+    def keep_only(self, folder: str, names: Iterable[str]) -> None:
+        """Let go of all in `folder` (as `index/`) but these."""
+        ...
+
+
+class SmallObjects:
+    """The small objects of `target`. Safe for several threads.
+
+    `at_once` is how many requests are worth having on their way at a time: 1 where data is at hand.
+    """
+
+    def __init__(self, target: Target, cache: ObjectCache | None = None, at_once: int = 1) -> None:
+        self._target = target
+        self._cache = cache
+        self.at_once = at_once
+
+    def get_all(
+        self, infos: Iterable[ObjectInfo], max_bytes: int, *, afresh: bool = False
+    ) -> Iterator[Found]:
+        """The bytes of listed objects in the order given, each at most `max_bytes`; the error
+        for one that is absent meanwhile.
+
+        With `afresh` each is really read from the target. Raises `TargetError`.
+        """
+        cache = None if afresh else self._cache
+        waiting: deque[Found | Future[Found]] = deque()
+        pool: ThreadPoolExecutor | None = None
+        try:
+            for info in infos:
+                kept = cache.load(info) if cache is not None else None
+                if kept is not None:
+                    waiting.append(kept)
+                elif self.at_once == 1:
+                    waiting.append(self._get(info, max_bytes))
+                else:
+                    if pool is None:
+                        pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="get")
+                    waiting.append(pool.submit(self._get, info, max_bytes))
+                if len(waiting) == self.at_once:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
+    def keep_only(self, folder: str, names: Iterable[str]) -> None:
+        """Of the objects of a folder only these are going to be asked for again."""
+        if self._cache is not None:
+            self._cache.keep_only(folder, names)
+
+    def _get(self, info: ObjectInfo, max_bytes: int) -> Found:
+        try:
+            data = self._target.get(info.name, max_bytes)
+        except ObjectMissingError as error:
+            return error
+        if self._cache is not None:
+            self._cache.keep(info, data)
+        return data
+
+
+def present(found: Found) -> bytes:
+    """The bytes that were found. Raises `ObjectMissingError`."""
+    if isinstance(found, ObjectMissingError):
+        raise found
+    return found
+
+
+def _result(found: Found | Future[Found]) -> Found:
+    return found.result() if isinstance(found, Future) else found
