@@ -71,6 +71,7 @@ def diagnose(
             found,
             percent=read_data_percent,
             threads=installation.settings.limits.threads,
+            waiting=installation.reads_ahead(target),
             random=installation.random,
             progress=progress,
             stop=stop,

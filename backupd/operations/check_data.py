@@ -43,11 +43,15 @@ def read_packs(
     *,
     percent: float,
     threads: int,
+    waiting: int = 0,
     random: Callable[[int], bytes],
     progress: Progress,
     stop: threading.Event,
 ) -> None:
-    """Open every blob of so many percent of the packs, at least one pack."""
+    """Open every blob of so many percent of the packs, at least one pack.
+
+    `threads` decode at once; `waiting` more have reads on their way, for a target that is far.
+    """
     packs = [pack for pack in found.present.keys() - found.cold if pack not in found.bad_packs]
     if percent < 100 and packs:
         # A hash under a key drawn now picks packs as evenly as any, without a list shuffled.
@@ -57,7 +61,7 @@ def read_packs(
         packs.sort(key=lambda pack: blake3(pack, key=key).digest())
         packs = packs[: max(1, round(len(packs) * percent / 100))]
     progress.begin("read data", sum(found.present[pack] for pack in packs))
-    reading = _Reading(repository, found, threads, progress, stop)
+    reading = _Reading(repository, found, threads, waiting, progress, stop)
     for begin in range(0, len(packs), _PACKS_A_TURN):
         reading.read_packs(packs[begin : begin + _PACKS_A_TURN])
     if stop.is_set():
@@ -66,7 +70,7 @@ def read_packs(
 
 def read_these(repository: Repository, found: Diagnosis, packs: Sequence[bytes]) -> None:
     """Open every blob of these packs, which are in `found.present` and its index."""
-    _Reading(repository, found, 1, NoProgress(), threading.Event()).read_packs(packs)
+    _Reading(repository, found, 1, 0, NoProgress(), threading.Event()).read_packs(packs)
 
 
 class _Reading:
@@ -77,12 +81,14 @@ class _Reading:
         repository: Repository,
         found: Diagnosis,
         threads: int,
+        waiting: int,
         progress: Progress,
         stop: threading.Event,
     ) -> None:
         self._repository = repository
         self._found = found
-        self._threads = threads
+        self._threads = threads + waiting
+        self._decoding = threading.Semaphore(threads)
         self._progress = progress
         self._stop = stop
         self._lock = threading.Lock()
@@ -141,7 +147,8 @@ class _Reading:
         later: list[BlobRecord] = []
         for span in whole_pack(pack_id, size, parse_table(table, size)):
             sealed = reader.read_span(span)
-            hasher.update(sealed)
+            with self._decoding:
+                hasher.update(sealed)
             for record in span.records:
                 if record.base_id and record.sealed_size >= LEAST_ALONE:
                     later.append(record)
@@ -185,7 +192,9 @@ class _Reading:
             # The rest of what is no longer needed; the walk of the snapshots tells where it is.
             return True
         try:
-            reader.open(record, reader.read_span(alone(location)) if sealed is None else sealed)
+            given = reader.read_span(alone(location)) if sealed is None else sealed
+            with self._decoding:
+                reader.open(record, given)
         except ColdError:
             return True  # it stands on a base that cannot be read now
         except BaseLostError as error:

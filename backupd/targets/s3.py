@@ -272,11 +272,13 @@ class BucketTarget:
     def _run(self, name: str, action: Callable[[S3Client], _Result], *, writing: bool) -> _Result:
         """Do `action` with the client; what boto3 raises becomes words."""
         try:
-            return action(self._client())
+            result = action(self._client())
         except Exception as error:
             if not is_from_store(error):
                 raise
             raise self._explain(error, name, writing=writing) from None
+        self._bucket_seen = True
+        return result
 
     def _explain(self, error: Exception, name: str, *, writing: bool) -> TargetError:
         endpoint_url = self._settings.endpoint_url
