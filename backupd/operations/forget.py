@@ -44,11 +44,12 @@ def forget_by_policy(
         left |= dict.fromkeys(append_only(installation.settings, model.targets))
         targets = [target for target in model.targets if target not in left]
         for repository in installation.repositories(targets, failed=unreachable):
-            for snapshot, reasons in judge(installation, repository, model, now):
+            judged = judge(installation, repository, model, now)
+            for snapshot, reasons in judged:
                 item = ForgetItem(repository.name, info_of(snapshot, (repository.name,)), reasons)
                 (kept if reasons else forgotten).append(item)
-                if not reasons and not dry_run:
-                    repository.forget(snapshot.name)
+            if not dry_run:
+                repository.forget(*[snapshot.name for snapshot, reasons in judged if not reasons])
     away = {name: error.message for name, error in unreachable.items()}
     return ForgetReport(tuple(kept), tuple(forgotten), dry_run, away, tuple(left))
 
@@ -106,15 +107,14 @@ def forget_snapshots(
         meant += [(target, snapshot.stored) for target in snapshot.info.targets]
         others = installation.settings.targets.keys() - set(snapshot.info.targets)
         meant += _damaged_as(installation, snapshot.stored.record, others)
-    forgotten = []
     left = append_only(installation.settings, installation.settings.targets)
     listed = {target for target, _ in meant}
-    for target, stored in meant:
-        if target in left:
-            continue
-        forgotten.append(ForgetItem(target, info_of(stored, (target,)), ()))
-        if not dry_run:
-            installation.repository(target).forget(stored.name, by_hand=True)
+    chosen = [(target, stored) for target, stored in meant if target not in left]
+    if not dry_run:
+        for target in dict.fromkeys(target for target, _ in chosen):
+            names = [stored.name for where, stored in chosen if where == target]
+            installation.repository(target).forget(*names, by_hand=True)
+    forgotten = [ForgetItem(target, info_of(stored, (target,)), ()) for target, stored in chosen]
     return ForgetReport(
         (),
         tuple(forgotten),

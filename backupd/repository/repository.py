@@ -247,32 +247,42 @@ class Repository:
             break
         raise ObjectMissingError(f"{snapshot.name.object_name()} was forgotten meanwhile")
 
-    def forget(self, name: SnapshotName, *, by_hand: bool = False) -> None:
-        """Drop a snapshot from the listing; its number stays taken. Repeating it is no error.
+    def forget(self, *names: SnapshotName, by_hand: bool = False) -> None:
+        """Drop snapshots from the listing; their numbers stay taken. Repeating it is no error.
 
-        `by_hand` says that a person dropped it: its marker is kept for good, so that no other
-        target gives it back. What a policy drops, the policy keeps from coming back.
+        `by_hand` says that a person dropped them: their markers are kept for good, so that no
+        other target gives them back. What a policy drops, the policy keeps from coming back.
         """
-        marker = SnapshotName(name.folder, name.version, forgotten=True)
-        # The marker first: from here on it is not listed, and its number is not free.
-        self.target.put(marker.object_name(), [_BY_HAND if by_hand else _FORGOTTEN])
-        place = f"{layout.SNAPSHOTS}{name.folder}/"
-        there = [(found, i) for i in self.target.list(place) if (found := parse_name(i.name))]
-        markers = {found.version: info for found, info in there if found.forgotten}
+        for folder in dict.fromkeys(name.folder for name in names):
+            versions = [name.version for name in names if name.folder == folder]
+            self._forget(folder, versions, _BY_HAND if by_hand else _FORGOTTEN)
+
+    def _forget(self, folder: str, versions: Sequence[int], text: bytes) -> None:
+        def mark(version: int) -> None:
+            marker = SnapshotName(folder, version, forgotten=True)
+            self.target.put(marker.object_name(), [text])
+
+        # The markers first: from here on none is listed, and no number is free.
+        self.small_objects.do_all(mark, versions)
+        there = self._listed(folder)
+        markers = {name.version: info for name, info in there.items() if name.forgotten}
         # Also what an earlier run that was killed left standing under its marker: once the
         # marker is gone, that would be listed again, and prune may have taken its packs.
-        for found, _ in there:
-            if found.version in markers and not found.forgotten:
-                self.target.delete(found.object_name())
-        highest = max((found.version for found, _ in there), default=0)
-        # By the store's own clock, which has just dated the marker above.
-        now = max((info.modified for _, info in there), default=0.0)
-        for version, info in markers.items():
-            # Below the highest number only a writer that listed the folder before that was taken
-            # could still take this one; none runs for so long between its listing and its put.
-            passing = info.size_bytes == len(_FORGOTTEN) and version < highest
-            if passing and info.modified < now - _MARKER_SECONDS:
-                self.target.delete(SnapshotName(name.folder, version, forgotten=True).object_name())
+        gone = [name for name in there if name.version in markers and not name.forgotten]
+        self.target.delete_many([name.object_name() for name in gone])
+        highest = max((name.version for name in there), default=0)
+        # By the store's own clock, which has just dated the markers above.
+        now = max((info.modified for info in there.values()), default=0.0)
+        # Below the highest number only a writer that listed the folder before that was taken
+        # could still take this one; none runs for so long between its listing and its put.
+        passed = [
+            info.name
+            for version, info in markers.items()
+            if info.size_bytes == len(_FORGOTTEN)
+            and version < highest
+            and info.modified < now - _MARKER_SECONDS
+        ]
+        self.target.delete_many(passed)
 
     # -- index --------------------------------------------------------------------------------
 

@@ -8,14 +8,15 @@ a few hundred of them would be what a restore mostly waits for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from backupd.errors import ObjectMissingError
 from backupd.targets.base import ObjectInfo, Target
 
 Found: TypeAlias = bytes | ObjectMissingError
+Item = TypeVar("Item")
 
 
 class ObjectCache(Protocol):
@@ -77,6 +78,20 @@ class SmallObjects:
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
+
+    def do_all(self, act: Callable[[Item], object], items: Sequence[Item]) -> None:
+        """Do what takes a request for each item, several at once. Raises what `act` raises."""
+        if self.at_once == 1 or len(items) == 1:
+            for item in items:
+                act(item)
+            return
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="do") as pool:
+            for future in [pool.submit(act, item) for item in items]:
+                try:
+                    future.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
 
     def keep_only(self, folder: str, names: Iterable[str]) -> None:
         """Of the objects of a folder only these are going to be asked for again."""
