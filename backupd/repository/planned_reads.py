@@ -64,42 +64,24 @@ class PlannedReads:
         if run is None:
             return False
         with run.lock:
-            if run.data is None and not self._read(pack_id, run):
-                return False
-            assert run.data is not None
+            if run.data is None:
+                if run.done:
+                    return False
+                data = bytearray(run.size_bytes)
+                try:
+                    self._target.read_into(pack_name(pack_id), run.offset, memoryview(data))
+                except TargetUnreachableError:
+                    raise
+                except TargetError:
+                    run.done = True
+                    return False
+                run.data = data
+                self._hold(run)
             begin = offset - run.offset
             view[:] = memoryview(run.data)[begin : begin + view.nbytes]
             run.left_bytes -= view.nbytes
             if run.left_bytes <= 0:
                 self._drop(run)
-        return True
-
-    def fetch(self, location: Location) -> None:
-        """Read the run that a blob lies in, so that it is held when it is asked for.
-
-        Raises `TargetUnreachableError`.
-        """
-        record = location.record
-        run = self._find(location.pack_id, record.offset, record.sealed_size)
-        if run is not None:
-            with run.lock:
-                if run.data is None:
-                    self._read(location.pack_id, run)
-
-    def _read(self, pack_id: bytes, run: _Run) -> bool:
-        """Read a run whose lock is held; false where that was done before, or cannot be."""
-        if run.done:
-            return False
-        data = bytearray(run.size_bytes)
-        try:
-            self._target.read_into(pack_name(pack_id), run.offset, memoryview(data))
-        except TargetUnreachableError:
-            raise
-        except TargetError:
-            run.done = True
-            return False
-        run.data = data
-        self._hold(run)
         return True
 
     def _find(self, pack_id: bytes, offset: int, size: int) -> _Run | None:

@@ -22,8 +22,9 @@ from backupd.repository.index import Index, Location
 from backupd.repository.layout import MIB, pack_name
 from backupd.repository.planned_reads import PlannedReads
 from backupd.repository.read_order import Span, alone
-from backupd.repository.records import BlobRecord
+from backupd.repository.records import BlobKind, BlobRecord
 from backupd.repository.repository import Repository
+from backupd.repository.warm_packs import WarmPacks
 from backupd.repository.whole import find_whole
 
 
@@ -57,8 +58,11 @@ class BlobFinder:
         self._lock = threading.Lock()
         # Packs that were found to be in an archive class: not asked for again.
         self.cold: set[bytes] = set()
-        # What is going to be read, where a target is far.
+        # What is going to be read, where a target is far; and, there, of what is no data.
         self.planned: PlannedReads | None = None
+        self.warm: WarmPacks | None = None
+        if repository.small_objects.at_once > 1:
+            self.warm = WarmPacks(repository.target, index.pack_size)
 
     def find(self, blob_id: bytes, *, plain: bool = False) -> Location:
         """Where the blob lies, with `plain` as one without a base.
@@ -126,11 +130,21 @@ class BlobReader:
         failure: DamagedError | None = None
         for location in self.finder.copies(blob_id, plain=not self._bases):
             try:
-                return self.open(location.record, self.read_span(alone(location)))
+                return self._read_at(location)
             except DamagedError as error:
                 failure = failure or error
         assert failure is not None
         raise failure
+
+    def _read_at(self, location: Location) -> Buffer:
+        try:
+            return self.open(location.record, self.read_span(alone(location)))
+        except DamagedError:
+            warm = self.finder.warm
+            if warm is None or not warm.drop(location.pack_id):
+                raise
+        # What is held may be from before a repair.
+        return self.open(location.record, self.read_span(alone(location)))
 
     def read_span(self, span: Span) -> memoryview:
         """The sealed bytes of a span; good until the next call.
@@ -145,8 +159,7 @@ class BlobReader:
         if span.pack_id in self.finder.cold:
             raise ColdError(f"{name} is in an archive class and not thawed")
         try:
-            planned = self.finder.planned
-            if planned is None or not planned.read_into(span.pack_id, span.offset, sealed):
+            if not self._read_held(span, sealed):
                 self._repository.target.read_into(name, span.offset, sealed)
         except ColdError:
             self.finder.cold.add(span.pack_id)
@@ -159,6 +172,13 @@ class BlobReader:
             # Cut short, or not to be read: what lies elsewhere is given all the same.
             raise DamagedError(f"{name} cannot be read: {error.message}") from None
         return sealed
+
+    def _read_held(self, span: Span, sealed: memoryview) -> bool:
+        """Fill `sealed` from what is held of a far target, or is read now with more of it."""
+        warm, planned = self.finder.warm, self.finder.planned
+        if warm is not None and all(record.kind != BlobKind.DATA for record in span.records):
+            return warm.read_into(span.pack_id, span.offset, sealed)
+        return planned is not None and planned.read_into(span.pack_id, span.offset, sealed)
 
     def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
         """The chunk of a blob's sealed bytes, verified; good until the next call.

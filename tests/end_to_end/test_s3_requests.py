@@ -13,6 +13,7 @@ import yaml
 from backupd.operations.ledger import read_ledger
 from tests.rigs.command_line import CommandLine
 from tests.rigs.servers import S3Server
+from tests.support.checkpoints import weights, write_safetensors
 
 MiB = 1 << 20
 
@@ -129,6 +130,23 @@ def test_what_is_known_of_many_snapshots_is_not_asked_for_again(box: Box) -> Non
     assert box.cost_of("check")["get"] >= 2 * count
     assert box.cost_of("restore", "m@v1", "--to", str(box.home / "out"))["get"] <= count + 6
     assert (box.home / "out" / "a.bin").read_bytes() == b"0"
+
+
+def test_a_model_of_many_shards_costs_no_request_for_each(box: Box) -> None:
+    shards = 12
+    for shard in range(shards):
+        tensors = {f"layer.{number}": weights(10 * shard + number, 20_000) for number in range(6)}
+        write_safetensors(box.model / f"{shard:02}.safetensors", tensors)
+    box.run.ok("init")
+    box.run.ok("snapshot")
+    (box.model / "config.json").write_text("{}")
+    again = box.cost_of("snapshot")  # the tables of all shards are read, as bases
+    assert again["get"] <= 8
+    # What is data is merged into runs of 4 MiB, and this model has 6 MB.
+    for command in (["show", "m@v1"], ["check"], ["restore", "m@v1", "--to", str(box.home / "r")]):
+        assert box.cost_of(*command)["get"] < shards, command
+    for path in (box.home / "r").iterdir():
+        assert path.read_bytes() == (box.model / path.name).read_bytes()
 
 
 def test_doctor_finds_a_machine_that_is_fit_to_be_fit(box: Box) -> None:
