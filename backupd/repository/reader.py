@@ -61,7 +61,7 @@ class BlobFinder:
         # What is going to be read, where a target is far; and, there, of what is no data.
         self.planned: PlannedReads | None = None
         self.warm: WarmPacks | None = None
-        if repository.small_objects.at_once > 1:
+        if repository.is_far:
             self.warm = WarmPacks(repository.target, index.pack_size)
 
     def find(self, blob_id: bytes, *, plain: bool = False) -> Location:

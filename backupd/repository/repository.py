@@ -66,6 +66,11 @@ class Repository:
         """The target's name in the configuration."""
         return self.target.name
 
+    @property
+    def is_far(self) -> bool:
+        """Whether each request is a wait, so that fewer of them, or several at once, pay."""
+        return self.small_objects.at_once > 1
+
     def sibling(self, target: Target, descriptor: Descriptor) -> Repository:
         """What another target holds that shares the master key."""
         return Repository(target, descriptor, self._master_key, self._random)

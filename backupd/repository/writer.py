@@ -31,8 +31,11 @@ GRACE_SECONDS = 24 * 3600.0
 _FLUSH_PACKS = 64
 _FLUSH_SECONDS = 60.0
 _LOOK_FOR_STOP_SECONDS = 0.25
-# So many packs are asked for one by one; then a listing of all costs less.
+# So many packs are asked for one by one; then a listing of all costs less. Where each request
+# is a wait, that is so after as many as a listing takes, of 1,000 names each.
 _ASK_MOST = 64
+_ASK_MOST_FAR = 4
+_LISTED_AT_ONCE = 1000
 
 
 class Writer:
@@ -70,6 +73,9 @@ class Writer:
         self._in_flight: set[bytes] = set()
         self._there: set[bytes] = set()
         self._asked = 0
+        self._ask_most = _ASK_MOST
+        if repository.is_far:
+            self._ask_most = max(_ASK_MOST_FAR, len(index.packs) // _LISTED_AT_ONCE)
         self._unflushed: list[PackTable] = []
         self._flushed_at = self._started
         self._hurried = False
@@ -149,7 +155,7 @@ class Writer:
             return True
         target = self.repository.target
         with self._lock:
-            list_all = self._asked == _ASK_MOST
+            list_all = self._asked == self._ask_most
             self._asked += 1
         if list_all:
             found = {pack_id_of(info.name) for info in target.list(PACKS)}
