@@ -15,6 +15,7 @@ from backupd.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from backupd.config.settings import ModelSettings, Settings
+    from backupd.operations.catalog import ResolvedSnapshot
     from backupd.operations.installation import Installation
 
 
@@ -83,6 +84,17 @@ def _prompt_for(location: str) -> Callable[[], str]:
         return str(entered)
 
     return ask
+
+
+def found_snapshot(
+    app: App, installation: Installation, text: str, target: str
+) -> ResolvedSnapshot:
+    """What `resolve` finds; how far it is is shown, as a far target may have thousands."""
+    from backupd.cli.progress import shown_progress
+    from backupd.operations.resolve import resolve
+
+    with shown_progress(app) as progress:
+        return resolve(installation, text, target=target, progress=progress)
 
 
 def chosen_models(settings: Settings, names: tuple[str, ...]) -> list[ModelSettings]:

@@ -219,12 +219,14 @@ class _Bar:
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._state = state
-            self._task = self._progress.add_task(state.title, total=state.total_bytes)
+            self._task = self._progress.add_task(state.title, total=state.total_bytes, items="")
         total = state.total_bytes
+        counted = state.total_bytes is None and not state.done_bytes
         self._progress.update(
             self._task,
             completed=state.done_bytes,
             total=None if total is None else max(total, state.done_bytes),
+            items=formatting.count(state.items, "item") if counted else "",
         )
 
     def note(self, message: str) -> None:
@@ -246,18 +248,29 @@ def _rich_bar() -> rich.progress.Progress:
         BarColumn,
         DownloadColumn,
         Progress,
+        Task,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    # What is counted in items has no bytes, and no rate of them.
+    class Done(DownloadColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["items"]) if task.fields["items"] else super().render(task)
+
+    class Speed(TransferSpeedColumn):
+        def render(self, task: Task) -> Text:
+            return Text() if task.fields["items"] else super().render(task)
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        Done(),
+        Speed(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=Console(stderr=True),
         transient=True,

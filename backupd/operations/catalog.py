@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from backupd.errors import BackupdError
 from backupd.operations.installation import Installation
+from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import SnapshotInfo
 from backupd.repository.reader import BlobFinder, BlobReader
 from backupd.repository.repository import Repository
-from backupd.repository.snapshots import Listing, StoredSnapshot
+from backupd.repository.snapshots import StoredSnapshot
 from backupd.repository.tree import TreeEntry
 from backupd.repository.tree_codec import decode_tree
 
@@ -69,6 +70,7 @@ def read_catalog(
     model: str = "",
     host: str = "",
     targets: Iterable[str] | None = None,
+    progress: Progress | None = None,
 ) -> Catalog:
     """Read the listings of the targets (all when None) and merge equal snapshots.
 
@@ -77,8 +79,12 @@ def read_catalog(
     unreachable: dict[str, BackupdError] = {}
     damaged: dict[str, str] = {}
     found: dict[str, ResolvedSnapshot] = {}
+    progress = progress or NoProgress()
+    progress.begin("look at snapshots")
     for repository in installation.repositories(targets, failed=unreachable):
-        listing = _listing(installation, repository, model, host)
+        # With both names the folder is known, and no other model's snapshots are fetched.
+        folder = repository.secrets.model_folder(host, model) if model and host else ""
+        listing = repository.list_snapshots(folder, advance=progress.advance)
         damaged |= {f"{repository.name}: {name}": why for name, why in listing.damaged.items()}
         for stored in listing.snapshots:
             if (model and stored.record.model != model) or (host and stored.record.host != host):
@@ -92,13 +98,6 @@ def read_catalog(
                 found[stored.snapshot_id] = replace(same, info=info)
     order = sorted(found.values(), key=lambda s: (s.info.time, s.info.model, s.info.version))
     return Catalog(tuple(order), unreachable, damaged)
-
-
-def _listing(installation: Installation, repository: Repository, model: str, host: str) -> Listing:
-    # With both names the folder is known, and no other model's snapshots are fetched.
-    if model and host:
-        return repository.list_snapshots(repository.secrets.model_folder(host, model))
-    return repository.list_snapshots()
 
 
 def list_snapshots(

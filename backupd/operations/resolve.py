@@ -9,13 +9,20 @@ from backupd.errors import DamagedError, NotFoundError, UsageError
 from backupd.operations.catalog import Catalog, ResolvedSnapshot, read_catalog
 from backupd.operations.installation import Installation
 from backupd.operations.names import is_named, rendered_name, templates_for
+from backupd.operations.progress import Progress
 from backupd.policy.nearest import nearest_names
 from backupd.policy.retention import KeepBest
 from backupd.policy.spec import Kind, SnapshotSpec, parse_names, parse_spec
 from backupd.repository.snapshots import parse_name
 
 
-def resolve(installation: Installation, text: str, *, target: str = "") -> ResolvedSnapshot:
+def resolve(
+    installation: Installation,
+    text: str,
+    *,
+    target: str = "",
+    progress: Progress | None = None,
+) -> ResolvedSnapshot:
     """The snapshot that `text` means, read from `target` or the nearest that has it.
 
     Without a host this host's is meant, else the only one of that name. Raises `UsageError`
@@ -28,7 +35,7 @@ def resolve(installation: Installation, text: str, *, target: str = "") -> Resol
         templates=templates_for(installation.settings, text),
         timezone=local_zone,
     )
-    catalog = read_catalog(installation, targets=[target] if target else None)
+    catalog = read_catalog(installation, targets=[target] if target else None, progress=progress)
     for reading in readings:
         found = _choose(installation, catalog, reading)
         _refuse_in_place_of_damaged(installation, catalog, reading, found)

@@ -15,6 +15,7 @@ from backupd.repository import keys, layout
 from backupd.repository.descriptor import Descriptor
 from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
 from backupd.repository.index import Index, IndexCache, PackTable, parse_index
+from backupd.repository.listing import list_once
 from backupd.repository.pack import read_table
 from backupd.repository.small_objects import SmallObjects, present
 from backupd.repository.snapshots import (
@@ -126,74 +127,42 @@ class Repository:
 
     # -- snapshots ----------------------------------------------------------------------------
 
-    def list_snapshots(self, folder: str = "", *, afresh: bool = False) -> Listing:
+    def list_snapshots(
+        self,
+        folder: str = "",
+        *,
+        afresh: bool = False,
+        advance: Callable[[int, int], None] = lambda done_bytes, items: None,
+    ) -> Listing:
         """The snapshots of one model folder, or of all. A damaged one hides no other.
 
-        With `afresh` each is read from the target itself.
+        With `afresh` each is read from the target itself. `advance` is told of each that is read.
         """
         for _ in range(_RELISTINGS):
-            listing, moved = self._list_once(folder, afresh)
+            listing, moved = list_once(self, folder, afresh=afresh, advance=advance)
             if not moved:
                 break
         return listing
 
-    def _list_once(self, folder: str, afresh: bool) -> tuple[Listing, bool]:
-        """A listing, and whether a snapshot went that was not forgotten: it has a new number."""
-        moved = False
-        found: dict[tuple[str, int], int] = {}
-        forgotten: set[tuple[str, int]] = set()
-        highest: dict[str, int] = {}
-        infos = self._listed(folder)
-        for name in infos:
-            highest[name.folder] = max(highest.get(name.folder, 0), name.version)
-            place = (name.folder, name.version)
-            if name.forgotten:
-                forgotten.add(place)
-            else:
-                found[place] = max(found.get(place, -1), name.amendment)
-        snapshots = []
-        damaged: dict[str, str] = {}
-        places = sorted(found.keys() - forgotten)
-        wanted = [
-            infos.get(name, ObjectInfo(name.object_name(), 0, 0.0))
-            for place in places
-            for name in names_of(*place, found[place])
-        ]
-        self.small_objects.keep_only(folder_of(folder), [info.name for info in wanted])
-        got = self.small_objects.get_all(wanted, layout.MAX_SNAPSHOT, afresh=afresh)
-        for place in places:
-            name = SnapshotName(*place)
-            parts = [next(got) for _ in names_of(*place, found[place])]
-            try:
-                stored = [present(part) for part in parts]
-                snapshots.append(self._decoded(name, found[place], stored))
-            except ObjectMissingError:
-                # Most likely forgotten by another process since it was listed.
-                marker = SnapshotName(*place, forgotten=True).object_name()
-                moved = moved or self.target.stat(marker) is None
-            except DamagedError as error:
-                damaged[name.object_name()] = error.message
-        return Listing(tuple(snapshots), damaged, highest, frozenset(forgotten)), moved
-
-    def _listed(self, folder: str) -> dict[SnapshotName, ObjectInfo]:
+    def listed(self, folder: str) -> dict[SnapshotName, ObjectInfo]:
         """What is listed of one model folder, or of all: snapshots, amendments, markers."""
         named = ((parse_name(info.name), info) for info in self.target.list(folder_of(folder)))
         return {name: info for name, info in named if name is not None}
 
     def listed_versions(self, folder: str) -> list[int]:
         """The versions of a model folder that are listed, by their names alone."""
-        return sorted(versions_of(self._listed(folder)))
+        return sorted(versions_of(self.listed(folder)))
 
     def newest_snapshots(
         self, folder: str, note: Callable[[str], None]
     ) -> Iterator[StoredSnapshot]:
         """The snapshots of a model folder that can be read, newest first, read one by one."""
-        infos = self._listed(folder)
+        infos = self.listed(folder)
         for version in sorted(versions_of(infos), reverse=True):
             name = SnapshotName(folder, version)
             try:
                 got = self.small_objects.get_all([infos[name]], layout.MAX_SNAPSHOT)
-                yield self._decoded(name, 0, [present(next(got))])
+                yield self.decoded(name, 0, [present(next(got))])
             except ObjectMissingError:
                 continue
             except DamagedError as error:
@@ -201,15 +170,15 @@ class Repository:
 
     def highest_version(self, folder: str) -> int:
         """The highest version ever used in a model folder, 0 where there was none."""
-        return max((name.version for name in self._listed(folder)), default=0)
+        return max((name.version for name in self.listed(folder)), default=0)
 
     def read_snapshot(self, name: SnapshotName, amendment: int = 0) -> StoredSnapshot:
         """One snapshot with the labels of an amendment. Raises `DamagedError` when damaged."""
         names = [part.object_name() for part in names_of(name.folder, name.version, amendment)]
         stored = [self.target.get(wanted, layout.MAX_SNAPSHOT) for wanted in names]
-        return self._decoded(name, amendment, stored)
+        return self.decoded(name, amendment, stored)
 
-    def _decoded(
+    def decoded(
         self, name: SnapshotName, amendment: int, stored: Sequence[bytes]
     ) -> StoredSnapshot:
         """The snapshot of its object, and of that of its amendment where it has one."""
@@ -269,7 +238,7 @@ class Repository:
 
         # The markers first: from here on none is listed, and no number is free.
         self.small_objects.do_all(mark, versions)
-        there = self._listed(folder)
+        there = self.listed(folder)
         markers = {name.version: info for name, info in there.items() if name.forgotten}
         # Also what an earlier run that was killed left standing under its marker: once the
         # marker is gone, that would be listed again, and prune may have taken its packs.

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import pytest
+from rich.console import Console
 
 from backupd.cli.app import App
-from backupd.cli.progress import ShownProgress, State, progress_line, shown_progress
+from backupd.cli.progress import (
+    ShownProgress,
+    State,
+    _rich_bar,
+    progress_line,
+    shown_progress,
+)
 from backupd.operations.progress import NoProgress
 
 
@@ -90,3 +98,21 @@ def test_without_a_terminal_notes_are_plain_lines_on_standard_error(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "note: a.bin never held still\n"
+
+
+def test_what_is_counted_in_items_has_no_bytes() -> None:
+    bar = _rich_bar()
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+
+    def drawn() -> str:
+        with console.capture() as shown:
+            console.print(bar.get_renderable())
+        return shown.get()
+
+    counted = bar.add_task("look at snapshots", total=None, items="32 items")
+    line = drawn()
+    assert "32 items" in line
+    assert "bytes" not in line
+    bar.remove_task(counted)
+    bar.add_task("storing", total=2_000_000, completed=1_000_000, items="")
+    assert "1.0/2.0 MB" in drawn()

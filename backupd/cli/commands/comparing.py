@@ -14,7 +14,7 @@ from backupd.cli.app import App
 from backupd.cli.code import say_source
 from backupd.cli.command import command
 from backupd.cli.formatting import Column, count, local_time, printable, size
-from backupd.cli.opening import opened
+from backupd.cli.opening import found_snapshot, opened
 from backupd.cli.parameters import repository_option, target_option
 from backupd.cli.progress import shown_progress
 from backupd.cli.stopping import stop_on_signal
@@ -119,12 +119,11 @@ def diff_command(
     `backupd help snapshots` tells how a SNAPSHOT is named.
     """
     from backupd.operations.diff import diff
-    from backupd.operations.resolve import resolve
 
     if only_files and only_tensors:
         only_files = only_tensors = False
     with opened(app, repository) as installation:
-        snapshots = [resolve(installation, text, target=target) for text in (old, new)]
+        snapshots = [found_snapshot(app, installation, text, target) for text in (old, new)]
         with stop_on_signal() as stop, shown_progress(app) as progress:
             report = diff(
                 *snapshots,

@@ -26,7 +26,7 @@ from backupd.cli.formatting import (
     span,
     utc_time,
 )
-from backupd.cli.opening import known_name, opened
+from backupd.cli.opening import found_snapshot, known_name, opened
 from backupd.cli.owed import owed_targets, sentence
 from backupd.cli.parameters import (
     mapping,
@@ -104,11 +104,19 @@ def list_command(
     cannot be reached is named, and what the others hold is shown. Where the newest snapshot
     of a model is still to be copied to a target, that is said, and since when the target fails.
     """
+    from backupd.cli.progress import shown_progress
     from backupd.operations.catalog import read_catalog
 
     wanted = mapping(labels, "label")
     with opened(app, repository, quickly=True) as installation:
-        catalog = read_catalog(installation, model=model, host=host, targets=target or None)
+        with shown_progress(app) as progress:
+            catalog = read_catalog(
+                installation,
+                model=model,
+                host=host,
+                targets=target or None,
+                progress=progress,
+            )
         own_host = installation.settings.host
         owed = [] if repository or target else owed_targets(installation.settings, catalog)
         _refuse_unknown_model(installation, catalog, model)
@@ -216,10 +224,9 @@ def show_command(app: App, snapshot: str, target: str, repository: str) -> None:
     from backupd.cli.commands.describing import MOST_FILES, say_storage
     from backupd.operations.describe import describe
     from backupd.operations.names import rendered_name
-    from backupd.operations.resolve import resolve
 
     with opened(app, repository, quickly=True) as installation:
-        resolved = resolve(installation, snapshot, target=target)
+        resolved = found_snapshot(app, installation, snapshot, target)
         info = resolved.info
         left_out = resolved.stored.record.left_out
         name = rendered_name(installation.settings, info)
@@ -336,10 +343,9 @@ def files_command(
     top. Quote it, so that the shell leaves it alone.
     """
     from backupd.operations.catalog import iterate_files
-    from backupd.operations.resolve import resolve
 
     with opened(app, repository, quickly=True) as installation:
-        resolved = resolve(installation, snapshot, target=target)
+        resolved = found_snapshot(app, installation, snapshot, target)
         entries = iterate_files(resolved, patterns)
         if app.json:
             head = {"snapshot": resolved.info.name, "id": resolved.info.id}

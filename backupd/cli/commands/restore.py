@@ -16,7 +16,7 @@ from backupd.cli.command import command
 from backupd.cli.commands import thawing
 from backupd.cli.documents_code import code_report
 from backupd.cli.formatting import Column, count, local_time, printable, size, span
-from backupd.cli.opening import opened
+from backupd.cli.opening import found_snapshot, opened
 from backupd.cli.parameters import (
     dry_run_option,
     repository_option,
@@ -141,7 +141,6 @@ def restore_command(
     `backupd help snapshots` tells how a SNAPSHOT is named.
     """
     from backupd.operations.reports import RestoreReport
-    from backupd.operations.resolve import resolve
     from backupd.operations.restore import RestoreRequest, plan_restore, restore
     from backupd.operations.restore_code import require_code, restore_code
     from backupd.operations.thaw import is_archived
@@ -155,7 +154,7 @@ def restore_command(
     )
     started = app.clock()
     with opened(app, repository, quickly=True) as installation:
-        resolved = resolve(installation, snapshot, target=target)
+        resolved = found_snapshot(app, installation, snapshot, target)
         info = resolved.info
         if with_code:
             require_code(resolved)

@@ -105,11 +105,15 @@ def status_command(app: App) -> None:
 def _show_stored(app: App, settings: Settings) -> None:
     """What the targets tell, where there is no daemon to ask."""
     from backupd.cli import requests
+    from backupd.cli.progress import shown_progress
     from backupd.operations.catalog import read_catalog
     from backupd.operations.installation import open_installation
 
-    with open_installation(settings, environment=app.environment, clock=app.clock) as installation:
-        catalog = read_catalog(installation, host=settings.host)
+    with (
+        open_installation(settings, environment=app.environment, clock=app.clock) as installation,
+        shown_progress(app) as progress,
+    ):
+        catalog = read_catalog(installation, host=settings.host, progress=progress)
     newest: dict[str, SnapshotInfo] = {}
     for item in sorted(catalog.snapshots, key=lambda item: item.info.version):
         newest[item.info.model] = item.info
