@@ -15,6 +15,9 @@ from typing import Protocol, TypeAlias, TypeVar
 from backupd.errors import ObjectMissingError
 from backupd.targets.base import ObjectInfo, Target
 
+# An index object may be large, and of those no more is to be in memory than helps.
+_AHEAD_BYTES = 64 << 20
+
 Found: TypeAlias = bytes | ObjectMissingError
 Item = TypeVar("Item")
 
@@ -58,23 +61,29 @@ class SmallObjects:
         With `afresh` each is really read from the target. Raises `TargetError`.
         """
         cache = None if afresh else self._cache
-        waiting: deque[Found | Future[Found]] = deque()
+        waiting: deque[tuple[int, Found | Future[Found]]] = deque()
+        waiting_bytes = 0
         pool: ThreadPoolExecutor | None = None
         try:
             for info in infos:
+                size = info.size_bytes
+                while waiting and (
+                    len(waiting) == self.at_once or waiting_bytes + size > _AHEAD_BYTES
+                ):
+                    waiting_bytes -= waiting[0][0]
+                    yield _result(waiting.popleft()[1])
                 kept = cache.load(info) if cache is not None else None
                 if kept is not None:
-                    waiting.append(kept)
+                    waiting.append((size, kept))
                 elif self.at_once == 1:
-                    waiting.append(self._get(info, max_bytes))
+                    waiting.append((size, self._get(info, max_bytes)))
                 else:
                     if pool is None:
                         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="get")
-                    waiting.append(pool.submit(self._get, info, max_bytes))
-                if len(waiting) == self.at_once:
-                    yield _result(waiting.popleft())
+                    waiting.append((size, pool.submit(self._get, info, max_bytes)))
+                waiting_bytes += size
             while waiting:
-                yield _result(waiting.popleft())
+                yield _result(waiting.popleft()[1])
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)

@@ -13,6 +13,7 @@ import pytest
 
 from backupd.errors import ObjectMissingError, TargetUnreachableError
 from backupd.operations.object_cache import StateObjectCache
+from backupd.repository import small_objects
 from backupd.repository.small_objects import SmallObjects, present
 from backupd.targets.base import ObjectInfo
 from backupd.targets.memory import MemoryTarget
@@ -75,6 +76,18 @@ def test_they_come_in_order_and_so_many_at_once(slow: SlowTarget, at_once: int) 
     assert slow.most <= at_once
     assert slow.most > 1 or at_once == 1
     assert len(slow.read) == COUNT
+
+
+def test_of_large_ones_few_are_on_their_way(
+    slow: SlowTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_objects, "_AHEAD_BYTES", 350)  # of 50 to 100 bytes each
+    assert gets(SmallObjects(slow, at_once=16), listed(slow)) == contents()
+    assert 1 < slow.most <= 7
+    monkeypatch.setattr(small_objects, "_AHEAD_BYTES", 10)
+    slow.most = 0
+    assert gets(SmallObjects(slow, at_once=16), listed(slow)) == contents()
+    assert slow.most == 1
 
 
 @pytest.mark.parametrize("at_once", [1, 8])
