@@ -22,6 +22,8 @@ PACK_TARGET_SIZE = 16 * MIB
 PACK_CAPACITY = PACK_TARGET_SIZE + 9 * MIB
 MAGIC = b"backupd1"
 TRAILER_SIZE = 4 + len(MAGIC)
+# Most packs' tables are within so much of their end, and then cost one read.
+_TAIL_BYTES = 16 * 1024
 TABLE_ASSOCIATED = b"backupd format 1: pack table"
 # So much is hashed at a time: while it is still in a cache, and not blob by tiny blob.
 _HASH_BYTES = 2 << 20
@@ -143,14 +145,18 @@ def read_table(target: Target, pack_id: bytes, pack_size: int, sealer: Sealer) -
     name = pack_name(pack_id)
     if not TRAILER_SIZE + OVERHEAD <= pack_size <= MAX_PACK:
         raise DamagedError(f"{name} has the impossible size {pack_size}")
-    trailer = bytearray(TRAILER_SIZE)
-    target.read_into(name, pack_size - TRAILER_SIZE, memoryview(trailer))
+    tail = memoryview(bytearray(min(pack_size, _TAIL_BYTES)))
+    target.read_into(name, pack_size - len(tail), tail)
+    trailer = tail[-TRAILER_SIZE:]
     size = int.from_bytes(trailer[:4], "little")
     begin = pack_size - TRAILER_SIZE - size
     if trailer[4:] != MAGIC or begin < 0:
         raise DamagedError(f"{name} does not end as a pack does: it is damaged or cut short")
-    sealed = bytearray(size)
-    target.read_into(name, begin, memoryview(sealed))
+    if begin >= pack_size - len(tail):
+        sealed = tail[len(tail) - TRAILER_SIZE - size : len(tail) - TRAILER_SIZE]
+    else:
+        sealed = memoryview(bytearray(size))
+        target.read_into(name, begin, sealed)
     return _open_table(sealed, name, sealer)
 
 

@@ -54,6 +54,7 @@ from backupd.repository.tree_codec import (
 )
 from backupd.targets.memory import MemoryTarget
 from tests.support.stored_parsers import NAME, PARSERS, PLAIN, SECRETS
+from tests.targets.faulty import FaultyTarget, unreachable
 
 SEALED = derive(bytes(range(32)), encrypted=True).sealer(os.urandom)
 
@@ -232,6 +233,20 @@ def test_packs_come_back(blobs: list[tuple[bytes, BlobKind, bytes]]) -> None:
         with pytest.raises(DamagedError):
             unseal(SEALED, sealed, SECRETS.blob_id(plain + b"other"))
     assert len(nonces) == len(blobs), "a nonce was used twice in a pack"
+
+
+@pytest.mark.parametrize("count", [1, 2, 339, 340, 341, 342, 2000])
+def test_a_table_takes_one_read_where_it_is_short_and_two_where_it_is_not(count: int) -> None:
+    memory, builder = MemoryTarget(), PackBuilder(SEALED)
+    for number in range(count):
+        data = BlobHeader(0, b"", b"").pack() + b"%d" % number
+        builder.add(SECRETS.blob_id(data), BlobKind.TREE, 4, Encoded(0, b"", data))
+    pack = builder.finish()
+    memory.put(pack_name(pack.pack_id), [pack.data])
+    target = FaultyTarget(memory, unreachable(0))
+    assert read_table(target, pack.pack_id, len(pack.data), SEALED) == pack.table
+    # Sealed it is longer by a nonce and a tag, and the trailer comes after it.
+    assert len(target.calls) == (1 if len(pack.table) + 12 + 16 + 12 <= 16 * 1024 else 2)
 
 
 def test_a_store_that_swaps_packs_or_their_tables_is_noticed() -> None:
