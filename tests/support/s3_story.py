@@ -70,6 +70,7 @@ class Story:
     versions: dict[int, Path] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
     bucket: str = field(init=False)
+    kills: int = 0
 
     def __post_init__(self) -> None:
         # What is not killed runs within this process, which is quicker.
@@ -132,8 +133,9 @@ class Story:
         killed_at: str | None = None,
     ) -> float:
         """Run a command. With `killed_after` the server dies after so many seconds, with
-        `killed_at` as soon as it has an object below that prefix, and is started again. Then
-        the command may end well, or with exit code 5 and one sentence."""
+        `killed_at` as soon as it is seen to have an object below that prefix, and is started
+        again: `kills` counts that. Then the command may end well, or with exit code 5 and one
+        sentence."""
         begun = time.monotonic()
         if killed_after is None and killed_at is None:
             self.run.ok(*arguments)
@@ -147,14 +149,17 @@ class Story:
             stderr=subprocess.PIPE,
             text=True,
         )
+        alive = True
         if killed_at is not None:
             client = self.rig.server.client()
-            while not self._has(client, killed_at):
-                assert process.poll() is None, f"it ended, and never was anything in {killed_at}"
+            while alive and not self._has(client, killed_at):
+                alive = process.poll() is None
         else:
             time.sleep(killed_after or 0.0)
-        self.rig.kill()
-        self.rig.restart()
+        if alive:
+            self.kills += 1
+            self.rig.kill()
+            self.rig.restart()
         out, err = process.communicate(timeout=SECONDS)
         code = process.returncode
         self.ends.append(f"{arguments[0]} {killed_at or killed_after}: {code}")
