@@ -180,15 +180,14 @@ class Installation:
         return StateIndexCache(folder)
 
     def _object_cache(self, name: str, repository_id: str) -> ObjectCache | None:
-        if self.standalone or self._is_past(name) or not self._is_far(name):
+        if self.standalone or self._is_past(name):
             return None
+        if isinstance(self.settings.targets[name], LocalTarget):
+            return None  # it is as near at hand
         return StateObjectCache(self.settings.state_dir / "cache" / "objects" / repository_id)
 
     def _gets_at_once(self, name: str) -> int:
         return _GETS_AT_ONCE if isinstance(self.settings.targets[name], S3Target) else 1
-
-    def _is_far(self, name: str) -> bool:
-        return not isinstance(self.settings.targets[name], LocalTarget)
 
     def drop(self, name: str) -> None:
         """Forget an opened repository, so that the next use opens it anew."""

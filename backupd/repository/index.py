@@ -158,6 +158,12 @@ class Index:
         with self._lock:
             return self._packs.sizes()
 
+    @property
+    def pack_count(self) -> int:
+        """How many packs are known."""
+        with self._lock:
+            return len(self._packs)
+
     def pack_size(self, pack_id: bytes) -> int:
         """The size in bytes of a pack that is known."""
         with self._lock:

@@ -47,8 +47,7 @@ def list_once(
         for name in names_of(*place, found[place])
     ]
     small_objects = repository.small_objects
-    small_objects.keep_only(folder_of(folder), [info.name for info in wanted])
-    got = small_objects.get_all(wanted, MAX_SNAPSHOT, afresh=afresh)
+    got = small_objects.get_all(folder_of(folder), wanted, MAX_SNAPSHOT, afresh=afresh)
     for place in places:
         name = SnapshotName(*place)
         parts = [next(got) for _ in names_of(*place, found[place])]

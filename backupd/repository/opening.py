@@ -72,8 +72,8 @@ def unlock(target: Target, secret: str, small_objects: SmallObjects | None = Non
     damaged = []
     kind = "generated" if keys.is_generated(secret) else "passphrase"
     infos = list(target.list(layout.KEYS))
-    small_objects.keep_only(layout.KEYS, [info.name for info in infos])
-    for info, found in zip(infos, small_objects.get_all(infos, layout.MAX_KEY), strict=True):
+    got = small_objects.get_all(layout.KEYS, infos, layout.MAX_KEY)
+    for info, found in zip(infos, got, strict=True):
         key_id = info.name.removeprefix(layout.KEYS).removesuffix(".json")
         try:
             text = present(found)

@@ -17,7 +17,7 @@ from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
 from backupd.repository.index import Index, IndexCache, PackTable, parse_index
 from backupd.repository.listing import list_once
 from backupd.repository.pack import read_table
-from backupd.repository.small_objects import SmallObjects, present
+from backupd.repository.small_objects import RELISTINGS, SmallObjects, present
 from backupd.repository.snapshots import (
     Listing,
     SnapshotName,
@@ -37,7 +37,6 @@ _MARKER_SECONDS = 24 * 3600.0
 # What a marker holds; a listing tells the two apart by their lengths.
 _FORGOTTEN = b"forgotten\n"
 _BY_HAND = b"forgotten by hand\n"
-_RELISTINGS = 4
 
 
 class Repository:
@@ -138,7 +137,7 @@ class Repository:
 
         With `afresh` each is read from the target itself. `advance` is told of each that is read.
         """
-        for _ in range(_RELISTINGS):
+        for _ in range(RELISTINGS):
             listing, moved = list_once(self, folder, afresh=afresh, advance=advance)
             if not moved:
                 break
@@ -161,8 +160,8 @@ class Repository:
         for version in sorted(versions_of(infos), reverse=True):
             name = SnapshotName(folder, version)
             try:
-                got = self.small_objects.get_all([infos[name]], layout.MAX_SNAPSHOT)
-                yield self.decoded(name, 0, [present(next(got))])
+                found = self.small_objects.get(infos[name], layout.MAX_SNAPSHOT)
+                yield self.decoded(name, 0, [present(found)])
             except ObjectMissingError:
                 continue
             except DamagedError as error:
@@ -296,12 +295,11 @@ class Repository:
         self, note: Callable[[str], None], cache: IndexCache | None, *, afresh: bool = False
     ) -> tuple[Index, dict[str, str]]:
         reload = partial(self._reload_index, note)
-        for _ in range(_RELISTINGS):
+        for _ in range(RELISTINGS):
             infos = list(self.target.list(layout.INDEX))
             names = [info.name for info in infos]
             index, covered = cache.load(names, reload) if cache else (Index(), set[str]())
             left = [info for info in infos if info.name not in covered]
-            self.small_objects.keep_only(layout.INDEX, [info.name for info in left])
             try:
                 damaged = self._add_index_objects(index, left, afresh)
             except ObjectMissingError:
@@ -319,7 +317,7 @@ class Repository:
     ) -> dict[str, str]:
         """Add what index objects say; those that are damaged, with why."""
         damaged: dict[str, str] = {}
-        got = self.small_objects.get_all(infos, layout.MAX_INDEX, afresh=afresh)
+        got = self.small_objects.get_all(layout.INDEX, infos, layout.MAX_INDEX, afresh=afresh)
         for info, stored in zip(infos, got, strict=True):
             try:
                 index.add_tables(self._tables(info.name, present(stored)))

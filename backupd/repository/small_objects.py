@@ -18,6 +18,9 @@ from backupd.targets.base import ObjectInfo, Target
 # An index object may be large, and of those no more is to be in memory than helps.
 _AHEAD_BYTES = 64 << 20
 
+# How often a listing is begun anew whose objects were gone when they were read.
+RELISTINGS = 4
+
 Found: TypeAlias = bytes | ObjectMissingError
 Item = TypeVar("Item")
 
@@ -52,15 +55,27 @@ class SmallObjects:
         self._cache = cache
         self.at_once = at_once
 
-    def get_all(
-        self, infos: Iterable[ObjectInfo], max_bytes: int, *, afresh: bool = False
-    ) -> Iterator[Found]:
-        """The bytes of listed objects in the order given, each at most `max_bytes`; the error
-        for one that is absent meanwhile.
+    def get(self, info: ObjectInfo, max_bytes: int) -> Found:
+        """The bytes of one listed object, at most `max_bytes`; the error where it is absent
+        meanwhile. Raises `TargetError`."""
+        kept = self._cache.load(info) if self._cache is not None else None
+        return self._read(info, max_bytes) if kept is None else kept
 
-        With `afresh` each is really read from the target. Raises `TargetError`.
+    def get_all(
+        self, folder: str, infos: Sequence[ObjectInfo], max_bytes: int, *, afresh: bool = False
+    ) -> Iterator[Found]:
+        """As `get` for each, in the order given; nothing else in `folder` (as `index/`) is going
+        to be asked for again.
+
+        With `afresh` each is really read from the target.
         """
-        cache = None if afresh else self._cache
+        if self._cache is not None:
+            self._cache.keep_only(folder, [info.name for info in infos])
+        return self._get_all(infos, max_bytes, None if afresh else self._cache)
+
+    def _get_all(
+        self, infos: Sequence[ObjectInfo], max_bytes: int, cache: ObjectCache | None
+    ) -> Iterator[Found]:
         waiting: deque[tuple[int, Found | Future[Found]]] = deque()
         waiting_bytes = 0
         pool: ThreadPoolExecutor | None = None
@@ -76,11 +91,11 @@ class SmallObjects:
                 if kept is not None:
                     waiting.append((size, kept))
                 elif self.at_once == 1:
-                    waiting.append((size, self._get(info, max_bytes)))
+                    waiting.append((size, self._read(info, max_bytes)))
                 else:
                     if pool is None:
                         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="get")
-                    waiting.append((size, pool.submit(self._get, info, max_bytes)))
+                    waiting.append((size, pool.submit(self._read, info, max_bytes)))
                 waiting_bytes += size
             while waiting:
                 yield _result(waiting.popleft()[1])
@@ -95,19 +110,9 @@ class SmallObjects:
                 act(item)
             return
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="do") as pool:
-            for future in [pool.submit(act, item) for item in items]:
-                try:
-                    future.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            list(pool.map(act, items))  # which cancels those that follow one that failed
 
-    def keep_only(self, folder: str, names: Iterable[str]) -> None:
-        """Of the objects of a folder only these are going to be asked for again."""
-        if self._cache is not None:
-            self._cache.keep_only(folder, names)
-
-    def _get(self, info: ObjectInfo, max_bytes: int) -> Found:
+    def _read(self, info: ObjectInfo, max_bytes: int) -> Found:
         try:
             data = self._target.get(info.name, max_bytes)
         except ObjectMissingError as error:

@@ -15,10 +15,9 @@ from backupd.codec.blob import ID_SIZE
 from backupd.codec.sealing import Sealer, seal, unseal
 from backupd.errors import DamagedError, ObjectMissingError, TargetError
 from backupd.repository.layout import MAX_TOMBSTONE, TOMBSTONES
-from backupd.repository.small_objects import SmallObjects, present
+from backupd.repository.small_objects import RELISTINGS, SmallObjects, present
 from backupd.targets.base import Target
 
-_RELISTINGS = 4
 _ASSOCIATED = b"backupd format 1: tombstone"
 
 
@@ -64,12 +63,11 @@ def read_tombstones(
 
     With `afresh` each is read from the target itself. Raises `TargetError`.
     """
-    for _ in range(_RELISTINGS):
+    for _ in range(RELISTINGS):
         found = []
         damaged = []
         infos = list(target.list(TOMBSTONES))
-        small_objects.keep_only(TOMBSTONES, [info.name for info in infos])
-        got = small_objects.get_all(infos, MAX_TOMBSTONE, afresh=afresh)
+        got = small_objects.get_all(TOMBSTONES, infos, MAX_TOMBSTONE, afresh=afresh)
         try:
             for info, stored in zip(infos, got, strict=True):
                 try:

@@ -75,7 +75,7 @@ class Writer:
         self._asked = 0
         self._ask_most = _ASK_MOST
         if repository.is_far:
-            self._ask_most = max(_ASK_MOST_FAR, len(index.packs) // _LISTED_AT_ONCE)
+            self._ask_most = max(_ASK_MOST_FAR, index.pack_count // _LISTED_AT_ONCE)
         self._unflushed: list[PackTable] = []
         self._flushed_at = self._started
         self._hurried = False

@@ -289,7 +289,6 @@ class BucketTarget:
             if not self._bucket_seen:
                 # An answer to HEAD has no body that would tell which of the two is absent.
                 self.check_bucket()
-                self._bucket_seen = True
             return ObjectMissingError(
                 f"target {self.name!r}: there is no object {self._address(name)}"
             )
