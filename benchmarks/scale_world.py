@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backupd.config.settings import KeySettings, LocalTarget, Settings
 from backupd.operations.installation import Installation, open_installation
 from backupd.operations.setup import initialise
-from backupd.repository.index import PackTable
+from backupd.repository.index_object import PackTable
 from backupd.repository.layout import pack_name
 from backupd.repository.records import RECORD, BlobKind
 from backupd.repository.repository import Repository

@@ -16,7 +16,7 @@ from backupd.operations.installation import Installation
 from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.reports import CheckReport
 from backupd.repository import layout
-from backupd.repository.index import PackTable
+from backupd.repository.index_object import PackTable
 from backupd.repository.pack import read_table
 from backupd.repository.repository import Repository
 from backupd.repository.snapshots import SnapshotName, StoredSnapshot, amended, parse_name

@@ -18,7 +18,8 @@ from backupd.operations.progress import NoProgress, Progress
 from backupd.operations.purge import notes_of, purge_hidden
 from backupd.operations.reports import PruneReport
 from backupd.repository.copying import copy_blobs, put_index
-from backupd.repository.index import Index, PackTable
+from backupd.repository.index import Index
+from backupd.repository.index_object import PackTable
 from backupd.repository.layout import INDEX, PACKS, pack_id_of, pack_name
 from backupd.repository.prune_plan import PrunePlan, plan_prune
 from backupd.repository.reader import BlobFinder, BlobReader

@@ -16,7 +16,8 @@ from backupd.errors import (
     TargetError,
     TargetUnreachableError,
 )
-from backupd.repository.index import ASSOCIATED, Location, PackTable, index_bytes
+from backupd.repository.index import Location
+from backupd.repository.index_object import ASSOCIATED, PackTable, index_bytes
 from backupd.repository.layout import INDEX, pack_name
 from backupd.repository.pack import PackBuilder, read_table
 from backupd.repository.reader import kept_buffer

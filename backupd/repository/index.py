@@ -1,6 +1,6 @@
-"""Where each blob lies: sorted segments in memory, sealed sets of pack tables on a target.
+"""Where each blob lies: all tables of all packs, as sorted segments in memory.
 
-In memory a blob costs 56 bytes; what was added in this process stays in a small dictionary
+A blob costs 56 bytes; what was added in this process stays in a small dictionary
 until it is worth sorting in, and segments are merged as they grow in number, so that adding
 costs no more as the repository grows. numpy is imported when there is something to look up.
 """
@@ -12,25 +12,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from backupd.codec.blob import ID_SIZE
 from backupd.errors import DamagedError
+from backupd.repository.index_object import PackTable
 from backupd.repository.index_packs import PackColumns, PackRegister
-from backupd.repository.layout import MAX_PACK
 from backupd.repository.records import (
     RECORD,
     BlobRecord,
     check_table,
     ids_in,
     record_at,
-    table_size,
 )
 
 if TYPE_CHECKING:
     from backupd.repository.index_segment import Segment
 
-MAGIC = b"backupd index 1\n"
-ASSOCIATED = b"backupd format 1: index"
-_ENTRY_HEAD = ID_SIZE + 8  # pack id, size of the pack
 _SORT_FRESH = 1 << 15  # blobs; a dictionary takes some 200 bytes for each
 _SORT_TABLES = 1 << 18  # blobs; a table takes 48 bytes for each
 # How many segments are merged at least, and how many where that makes more than so many rows.
@@ -40,48 +35,11 @@ _SMALL_SEGMENT = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class PackTable:
-    """One pack as an index knows it: id, size in bytes, and its table's bytes."""
-
-    pack_id: bytes
-    size_bytes: int
-    table: bytes | memoryview
-
-
-@dataclass(frozen=True, slots=True)
 class Location:
     """Where a blob lies."""
 
     pack_id: bytes
     record: BlobRecord
-
-
-def index_bytes(packs: Iterable[PackTable]) -> bytes:
-    """The plain bytes of an index object."""
-    parts = [MAGIC]
-    for pack in packs:
-        parts.append(pack.pack_id + pack.size_bytes.to_bytes(8, "little"))
-        parts.append(bytes(pack.table))
-    return b"".join(parts)
-
-
-def parse_index(plain: bytes | bytearray) -> Iterator[PackTable]:
-    """The packs of an index object's plain bytes. Raises `DamagedError`."""
-    view = memoryview(plain)
-    if view[: len(MAGIC)] != MAGIC:
-        raise DamagedError("an index object does not begin as one does")
-    at = len(MAGIC)
-    while at < len(view):
-        if len(view) - at < _ENTRY_HEAD:
-            raise DamagedError("an index object is cut short")
-        pack_id = bytes(view[at : at + ID_SIZE])
-        size = int.from_bytes(view[at + ID_SIZE : at + _ENTRY_HEAD], "little")
-        at += _ENTRY_HEAD
-        length = table_size(view[at:])
-        if size > MAX_PACK:
-            raise DamagedError("an index object names a pack of impossible size")
-        yield PackTable(pack_id, size, view[at : at + length])
-        at += length
 
 
 class IndexCache(Protocol):

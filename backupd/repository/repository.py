@@ -13,8 +13,9 @@ from backupd.codec.secrets import derive
 from backupd.errors import DamagedError, ObjectMissingError, TargetError, WrongKeyError
 from backupd.repository import keys, layout
 from backupd.repository.descriptor import Descriptor
-from backupd.repository.index import ASSOCIATED as INDEX_ASSOCIATED
-from backupd.repository.index import Index, IndexCache, PackTable, parse_index
+from backupd.repository.index import Index, IndexCache
+from backupd.repository.index_object import ASSOCIATED as INDEX_ASSOCIATED
+from backupd.repository.index_object import PackTable, parse_index
 from backupd.repository.listing import list_once
 from backupd.repository.pack import read_table
 from backupd.repository.small_objects import RELISTINGS, SmallObjects, present

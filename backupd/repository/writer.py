@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from backupd.errors import BackupdError, DamagedError
 from backupd.repository.copying import StaleIndexError, copy_packs, put_index
-from backupd.repository.index import Index, Location, PackTable
+from backupd.repository.index import Index, Location
+from backupd.repository.index_object import PackTable
 from backupd.repository.layout import MAX_SNAPSHOT, PACKS, pack_id_of, pack_name
 from backupd.repository.pack import PackBuilder
 from backupd.repository.pack_stream import PackStream

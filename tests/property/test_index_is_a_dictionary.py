@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from backupd.codec.sealing import OVERHEAD
 from backupd.operations.index_cache import StateIndexCache
-from backupd.repository.index import Index, Location, PackTable, index_bytes, parse_index
+from backupd.repository.index import Index, Location
+from backupd.repository.index_object import PackTable, index_bytes, parse_index
 from backupd.repository.records import BlobRecord, parse_table, table_bytes
 from backupd.repository.usage import Usage
 

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from backupd.errors import DamagedError
-from backupd.repository.index import Index, PackTable, index_bytes, parse_index
+from backupd.repository.index import Index
+from backupd.repository.index_object import PackTable, index_bytes, parse_index
 from backupd.repository.records import BlobRecord, parse_table, table_bytes
 
 PACK_SIZE = 1000

@@ -29,7 +29,7 @@ from backupd.codec.sealing import seal, unseal
 from backupd.codec.secrets import derive
 from backupd.errors import DamagedError
 from backupd.repository.descriptor import Descriptor, parse_descriptor
-from backupd.repository.index import ASSOCIATED, PackTable, index_bytes, parse_index
+from backupd.repository.index_object import ASSOCIATED, PackTable, index_bytes, parse_index
 from backupd.repository.layout import pack_name
 from backupd.repository.pack import TABLE_ASSOCIATED, PackBuilder, read_table
 from backupd.repository.records import BlobKind, BlobRecord, parse_table, table_bytes

@@ -14,7 +14,8 @@ from backupd.codec.sealing import seal, unseal
 from backupd.codec.secrets import PUBLIC_MASTER_KEY, derive
 from backupd.repository import keys
 from backupd.repository.descriptor import Descriptor, parse_descriptor
-from backupd.repository.index import Index, PackTable, index_bytes, parse_index
+from backupd.repository.index import Index
+from backupd.repository.index_object import PackTable, index_bytes, parse_index
 from backupd.repository.layout import pack_name
 from backupd.repository.pack import PackBuilder, read_table
 from backupd.repository.records import BlobKind, BlobRecord, parse_table, table_bytes, table_size

@@ -12,7 +12,8 @@ import pytest
 
 from backupd.codec.sealing import OVERHEAD
 from backupd.operations.index_cache import StateIndexCache
-from backupd.repository.index import Index, PackTable, first_to_merge
+from backupd.repository.index import Index, first_to_merge
+from backupd.repository.index_object import PackTable
 from backupd.repository.index_segment import Segment
 from backupd.repository.records import table_bytes
 

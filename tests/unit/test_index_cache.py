@@ -18,7 +18,8 @@ from backupd.operations.index_cache import StateIndexCache
 from backupd.operations.installation import open_installation, open_standalone
 from backupd.operations.setup import initialise
 from backupd.repository.descriptor import Descriptor
-from backupd.repository.index import Index, PackTable
+from backupd.repository.index import Index
+from backupd.repository.index_object import PackTable
 from backupd.repository.reader import BlobFinder
 from backupd.repository.records import BlobRecord, table_bytes
 from backupd.repository.repository import Repository

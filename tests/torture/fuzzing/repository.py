@@ -15,7 +15,8 @@ from backupd.codec.planes import PlaneEncoder, payload_bound
 from backupd.codec.sealing import seal
 from backupd.errors import DamagedError
 from backupd.repository.descriptor import parse_descriptor
-from backupd.repository.index import Index, Location, PackTable, index_bytes, parse_index
+from backupd.repository.index import Index, Location
+from backupd.repository.index_object import PackTable, index_bytes, parse_index
 from backupd.repository.records import check_table, parse_table, table_bytes, table_size
 from backupd.repository.snapshots import decode_snapshot, encode_snapshot
 from backupd.repository.tree_codec import decode_tree, decode_values, encode_entry, path_of
