@@ -17,6 +17,7 @@ from botocore.loaders import create_loader
 
 from backupd.config.settings import S3Target
 from backupd.errors import TargetError
+from backupd.targets.s3_connections import answer_promptly
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -83,6 +84,7 @@ def make_client(
         verify=str(settings.ca_bundle) if settings.ca_bundle else None,
         config=Config(**options),
     )
+    answer_promptly(client)
     _encrypt(client, settings)
     if on_request is not None:
         _count(client, on_request)
