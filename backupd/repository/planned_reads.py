@@ -32,15 +32,15 @@ class _Run:
         self.offset = span.offset
         self.size_bytes = span.size_bytes
         self.left_bytes = sum(record.sealed_size for record in span.records)
-        self.data: bytearray | None = None
+        self.data: memoryview | None = None
         self.done = False
 
 
 class PlannedReads:
     """The runs that hold all `locations`, each read when something in it is first asked for.
 
-    At most `HELD_MOST` bytes are held, and what is being read; what had to make way is read
-    blob by blob. Safe for several threads.
+    At most `HELD_MOST` bytes are held, and what is being read or still looked at; what had to
+    make way is read blob by blob. Safe for several threads.
     """
 
     def __init__(self, target: Target, locations: Iterable[Location]) -> None:
@@ -55,34 +55,34 @@ class PlannedReads:
         for pack_id, runs in by_pack.items():
             self._runs[pack_id] = ([run.offset for run in runs], runs)
 
-    def read_into(self, pack_id: bytes, offset: int, view: memoryview) -> bool:
-        """Fill `view` from byte `offset` of a pack; false where it is to be read by itself.
+    def read(self, pack_id: bytes, offset: int, size: int) -> memoryview | None:
+        """`size` bytes of a pack from byte `offset`; None where they are to be read by themselves.
 
         Raises `TargetUnreachableError`; other failures are left to that single read.
         """
-        run = self._find(pack_id, offset, view.nbytes)
+        run = self._find(pack_id, offset, size)
         if run is None:
-            return False
+            return None
         with run.lock:
             if run.data is None:
                 if run.done:
-                    return False
-                data = bytearray(run.size_bytes)
+                    return None
+                data = _room(run.size_bytes)
                 try:
-                    self._target.read_into(pack_name(pack_id), run.offset, memoryview(data))
+                    self._target.read_into(pack_name(pack_id), run.offset, data)
                 except TargetUnreachableError:
                     raise
                 except TargetError:
                     run.done = True
-                    return False
+                    return None
                 run.data = data
                 self._hold(run)
             begin = offset - run.offset
-            view[:] = memoryview(run.data)[begin : begin + view.nbytes]
-            run.left_bytes -= view.nbytes
+            wanted = run.data[begin : begin + size]
+            run.left_bytes -= size
             if run.left_bytes <= 0:
                 self._drop(run)
-        return True
+        return wanted
 
     def _find(self, pack_id: bytes, offset: int, size: int) -> _Run | None:
         offsets, runs = self._runs.get(pack_id, ([], []))
@@ -119,3 +119,10 @@ class PlannedReads:
         run.data = None
         run.done = True
         self._held_bytes -= run.size_bytes
+
+
+def _room(size: int) -> memoryview:
+    """Room for a run, which nobody fills with zeros first: that would keep the GIL."""
+    import numpy as np
+
+    return np.empty(size, np.uint8).data

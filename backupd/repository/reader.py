@@ -151,16 +151,11 @@ class BlobReader:
 
         Raises `DamagedError`, as `ColdError` where the pack must be thawed first.
         """
-        room = self._room
-        if len(room.sealed) < span.size_bytes:
-            room.sealed = kept_buffer(span.size_bytes)
-        sealed = room.sealed[: span.size_bytes]
         name = pack_name(span.pack_id)
         if span.pack_id in self.finder.cold:
             raise ColdError(f"{name} is in an archive class and not thawed")
         try:
-            if not self._read_held(span, sealed):
-                self._repository.target.read_into(name, span.offset, sealed)
+            return self._planned(span) or self._read_now(name, span)
         except ColdError:
             self.finder.cold.add(span.pack_id)
             raise
@@ -171,14 +166,23 @@ class BlobReader:
         except TargetError as error:
             # Cut short, or not to be read: what lies elsewhere is given all the same.
             raise DamagedError(f"{name} cannot be read: {error.message}") from None
-        return sealed
 
-    def _read_held(self, span: Span, sealed: memoryview) -> bool:
-        """Fill `sealed` from what is held of a far target, or is read now with more of it."""
-        warm, planned = self.finder.warm, self.finder.planned
-        if warm is not None and all(record.kind != BlobKind.DATA for record in span.records):
-            return warm.read_into(span.pack_id, span.offset, sealed)
-        return planned is not None and planned.read_into(span.pack_id, span.offset, sealed)
+    def _planned(self, span: Span) -> memoryview | None:
+        planned = self.finder.planned
+        if planned is None:
+            return None
+        return planned.read(span.pack_id, span.offset, span.size_bytes)
+
+    def _read_now(self, name: str, span: Span) -> memoryview:
+        room = self._room
+        if len(room.sealed) < span.size_bytes:
+            room.sealed = kept_buffer(span.size_bytes)
+        sealed = room.sealed[: span.size_bytes]
+        warm = self.finder.warm
+        of_trees = all(record.kind != BlobKind.DATA for record in span.records)
+        if not (warm and of_trees and warm.read_into(span.pack_id, span.offset, sealed)):
+            self._repository.target.read_into(name, span.offset, sealed)
+        return sealed
 
     def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
         """The chunk of a blob's sealed bytes, verified; good until the next call.
