@@ -1,4 +1,4 @@
-"""Connections to a store on which the kernel acknowledges an answer as it comes.
+"""Connections to a store: answers are acknowledged as they come, and read where they belong.
 
 Some servers (Ceph's gateway among them) send the head of an answer and its body apart, and by
 Nagle's algorithm (RFC 896) keep the body back until the head is acknowledged; Linux delays that
@@ -10,7 +10,9 @@ thinks anew, so it is set once for each answer.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.awsrequest import (
@@ -19,21 +21,46 @@ from botocore.awsrequest import (
     AWSHTTPSConnection,
     AWSHTTPSConnectionPool,
 )
+from urllib3.response import HTTPResponse
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 
+class _Answer(HTTPResponse):
+    """An answer whose body is read into the buffer that is given, without a copy made on the way.
+
+    urllib3's own reads a new `bytes` of the same size and copies it, with the GIL held.
+    """
+
+    def readinto(self, b: Any) -> int:
+        # botocore asks for the body as it came, so there is nothing to decode.
+        source = self._original_response
+        if source is None or self.tell():
+            return super().readinto(b)
+        with self._error_catcher():  # which also gives the connection back at the end
+            return source.readinto(b)
+
+
+def _answer_of(connection: Any, get: Callable[[], HTTPResponse]) -> HTTPResponse:
+    # What is closed has no socket, what goes through a proxy's own TLS one without options.
+    with suppress(AttributeError, OSError):
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    answer = get()
+    # urllib3 names no place for a class of one's own; this one adds a method and nothing else.
+    if type(answer) is HTTPResponse and hasattr(answer, "_error_catcher"):
+        answer.__class__ = _Answer
+    return answer
+
+
 class _HTTPConnection(AWSHTTPConnection):
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-        _hurry(self.sock)
-        return super().getresponse(*args, **kwargs)
+        return _answer_of(self, partial(super().getresponse, *args, **kwargs))
 
 
 class _HTTPSConnection(AWSHTTPSConnection):
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-        _hurry(self.sock)
-        return super().getresponse(*args, **kwargs)
+        return _answer_of(self, partial(super().getresponse, *args, **kwargs))
 
 
 class _HTTPPool(AWSHTTPConnectionPool):
@@ -44,8 +71,8 @@ class _HTTPSPool(AWSHTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
-def answer_promptly(client: S3Client) -> None:
-    """Have all connections that the client is going to make ask for their answers without delay.
+def use_direct_connections(client: S3Client) -> None:
+    """Have the client make connections of these kinds, from now on.
 
     A botocore in which their place is elsewhere is left as it is: what is lost is time.
     """
@@ -53,9 +80,3 @@ def answer_promptly(client: S3Client) -> None:
         # The one table for connections with and without a proxy; botocore has no public way to it.
         pools = client._endpoint.http_session._pool_classes_by_scheme  # type: ignore[attr-defined]
         pools.update(http=_HTTPPool, https=_HTTPSPool)
-
-
-def _hurry(connected: Any) -> None:
-    # What is closed has no socket, what goes through a proxy's own TLS one without options.
-    with suppress(AttributeError, OSError):
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

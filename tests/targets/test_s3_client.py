@@ -12,11 +12,13 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from backupd.errors import TargetError
 from backupd.targets.counting import Traffic
 from backupd.targets.open import open_target
 from backupd.targets.s3 import BucketTarget
+from backupd.targets.s3_client import parse_time
 from tests.rigs.servers import S3Server
 from tests.targets.conftest import s3_settings
 
@@ -178,3 +180,28 @@ def test_every_request_is_counted_by_its_kind(
     assert counts.requests == {"put": 8, "get": 2, "stat": 1, "list": 2, "delete": 1}
     assert (counts.bytes_written, counts.bytes_read) == (65 * MiB + 5, 7)
     target.close()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-11-27T02:50:33.123Z",
+        "2026-11-27T02:50:33Z",
+        "2026-11-27T02:50:33.123+02:00",
+        "Thu, 01 Jan 2026 00:00:00 GMT",
+        "Thu, 01 Jan 2026 00:00:00 -0500",
+        "1 January 2026 12:00 UTC",
+        "20260101T000000Z",
+        "1700000000",
+        1700000000,
+        1700000000.5,
+    ],
+)
+def test_a_moment_is_the_one_that_botocore_reads(written: str) -> None:
+    assert parse_time(written) == parse_timestamp(written)
+
+
+@pytest.mark.parametrize("written", ["", "yesterday", "2026-13-01T00:00:00Z"])
+def test_what_is_no_moment_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match=r"Invalid timestamp|[Uu]nknown|month"):
+        parse_time(written)

@@ -1,4 +1,5 @@
-"""The kernel acknowledges what a store answers at once: a body that waits for it comes at once."""
+"""A store's answers are acknowledged at once, so that a body that waits for it comes at once, and
+are read where they belong."""
 
 from __future__ import annotations
 
@@ -142,3 +143,19 @@ def test_a_body_that_waits_for_an_acknowledgement_is_not_kept_waiting(
 
     assert len(server.waits) == REQUESTS
     assert min(server.waits[SPARED:]) < DELAY_SECONDS / 2
+
+
+def test_a_body_is_read_into_the_buffer_that_is_given(
+    store: tuple[HeadFirst, BucketTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copied(*_: object, **__: object) -> bytes:
+        raise AssertionError("the body was read as bytes of its own")
+
+    monkeypatch.setattr("urllib3.response.HTTPResponse.read", copied)
+    _, target = store
+    buffer = bytearray(len(BODY))
+
+    for _ in range(3):  # on one connection, which is given back each time
+        target.read_into("packs/aa/a", 0, memoryview(buffer))
+
+    assert buffer == BODY
