@@ -6,7 +6,8 @@ A small file changes N times and is stored each time by both. Then, in turn: the
 listed, the file changes once more and is stored, the newest is restored, the repository is checked
 (its structure, not the data), and all of it is listed once more without what the program keeps
 near at hand, as on a new machine. What counts is the number of requests, and how many are on their
-way at once; this server takes some 40 ms for each answer that has a body, as one far away does.
+way at once; this server takes some 40 ms for each answer that has a body, as one far away does,
+unless what it sends is acknowledged at once.
 """
 
 from __future__ import annotations
