@@ -325,6 +325,7 @@ class FileStore:
                 batch.turn.waiting = 0
         except BaseException as error:
             self._failure = error
+            self._bases.close()
         self._came.set()
 
     def _store(self, stream: PackStream, piece: Piece, bases: BaseReader) -> None:

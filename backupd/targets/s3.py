@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backupd.config.settings import S3Target
@@ -202,26 +203,30 @@ class BucketTarget:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Target.list`."""
         check_prefix(prefix)
-        following: dict[str, Any] = {}
-        while True:
-            page = self._run(
-                prefix,
-                lambda client: client.list_objects_v2(
-                    Bucket=self._bucket,
-                    Prefix=self._key(prefix),
-                    MaxKeys=self._page_size,
-                    **following,  # noqa: B023 - called before it changes
-                ),
-                writing=False,
-            )
-            for entry in page.get("Contents", []):
-                name = entry["Key"][len(self._prefix) :]
-                if is_name(name):
-                    modified = entry["LastModified"].timestamp()
-                    yield ObjectInfo(name, entry["Size"], modified, is_cold(entry))
-            if not page.get("IsTruncated"):
-                return
-            following = {"ContinuationToken": page["NextContinuationToken"]}
+        token: str | None = ""
+        while token is not None:
+            found, token = self._run(prefix, partial(self._page, prefix, token), writing=False)
+            yield from found
+
+    def _page(
+        self, prefix: str, token: str, client: S3Client
+    ) -> tuple[Sequence[ObjectInfo], str | None]:
+        """A part of a listing, the first or that of `token`; and the token of the next, if any."""
+        where: dict[str, Any] = {"Prefix": self._key(prefix), "MaxKeys": self._page_size}
+        if token:
+            where["ContinuationToken"] = token
+        page = client.list_objects_v2(Bucket=self._bucket, **where)
+        found = []
+        for entry in page.get("Contents", []):
+            name = entry["Key"][len(self._prefix) :]
+            if is_name(name):
+                modified = entry["LastModified"].timestamp()
+                found.append(ObjectInfo(name, entry["Size"], modified, is_cold(entry)))
+        if not page.get("IsTruncated"):
+            return found, None
+        if not page.get("NextContinuationToken"):
+            raise KeyError("NextContinuationToken")
+        return found, page["NextContinuationToken"]
 
     def delete(self, name: str) -> None:
         """See `Target.delete`."""

@@ -17,6 +17,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.loaders import create_loader
+from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
 from backupd.config.settings import S3Target
@@ -39,6 +40,9 @@ _KINDS = (
     ("Delete", "delete"),
     ("Abort", "delete"),
 )
+
+# What the parsers of moments raise, each in its own cases.
+_NO_MOMENT = (TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
 
 # It keeps what it has parsed of botocore's description of S3, which takes two thirds of the time
 # that a client does. A daemon makes clients for every job.
@@ -99,15 +103,18 @@ def make_client(
 def parse_time(written: str) -> datetime:
     """A moment as stores write it: ISO 8601 in a listing, RFC 9110's way in a head, or otherwise.
 
-    botocore's own parser takes 50 µs for each, which a long listing has much of. Raises
-    `ValueError` as that one does.
+    botocore's own parser, which knows all others, takes 50 µs for each. Raises botocore's
+    `ResponseParserError` for what is no moment.
     """
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
-        with suppress(TypeError, ValueError, AttributeError):
+        with suppress(*_NO_MOMENT):
             moment = parse(written)
             if moment.tzinfo is not None:
                 return moment
-    return parse_timestamp(written)
+    try:
+        return parse_timestamp(written)
+    except _NO_MOMENT:
+        raise ResponseParserError(f"{str(written)[:40]!r} is no moment") from None
 
 
 def _encrypt(client: S3Client, settings: S3Target) -> None:

@@ -63,6 +63,20 @@ _NETWORK = frozenset(
         "MetadataRetrievalError",
     }
 )
+# botocore could not read an answer, or it lacks one of what every answer of its kind has.
+_NO_ANSWER = frozenset({"ResponseParserError", "KeyError"})
+_ALWAYS = frozenset(
+    {
+        "Body",
+        "ContentLength",
+        "ETag",
+        "Key",
+        "LastModified",
+        "NextContinuationToken",
+        "Size",
+        "UploadId",
+    }
+)
 _NO_CREDENTIALS = frozenset(
     {
         "NoCredentialsError",
@@ -83,7 +97,12 @@ def endpoint_host(endpoint_url: str) -> str:
 
 
 def is_from_store(error: Exception) -> bool:
-    """Whether `error` is boto3's, its HTTP library's or the network's, and no mistake of ours."""
+    """Whether `error` is boto3's, its HTTP library's or the network's, and no mistake of ours.
+
+    That an answer lacks what every answer has is the store's mistake too.
+    """
+    if isinstance(error, KeyError):
+        return error.args[0] in _ALWAYS
     root = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or root in {"boto3", "botocore", "urllib3", "http", "ssl"}
 
@@ -165,6 +184,11 @@ def _local(kind: str, target: str, host: str) -> TargetError:
         return TargetError(
             f"target {target!r}: there are no credentials for {host} ({kind})",
             hint="set `credentials_file` or `profile`, or AWS_ACCESS_KEY_ID and its secret",
+        )
+    if kind in _NO_ANSWER:
+        return TargetError(
+            f"target {target!r}: what {host} answers is not what an S3 server does ({kind})",
+            hint="see that `endpoint_url` is the server's address for S3, not for its web pages",
         )
     if kind in _NETWORK:
         return TargetUnreachableError(

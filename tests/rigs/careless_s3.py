@@ -13,13 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-_DATE = "2026-01-01T00:00:00.000Z"
-_HTTP_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
-
 
 class CarelessS3(ThreadingHTTPServer):
     """Ignores conditions and answers ranges with the whole object and status 200; with
-    `refusal` (status, code) it answers every request with that error."""
+    `refusal` (status, code) it answers every request with that error, with `page` every GET with
+    that body. `moment` and `written` are the times that it gives in a head and in a listing."""
 
     daemon_threads = True
 
@@ -27,7 +25,10 @@ class CarelessS3(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.refusal: tuple[int, str] | None = None
+        self.page: bytes | None = None
         self.cut_after: int | None = None
+        self.moment = "Thu, 01 Jan 2026 00:00:00 GMT"
+        self.written = "2026-01-01T00:00:00.000Z"
         self.requests: list[tuple[str, str]] = []
 
     @property
@@ -63,6 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._begin():
             return
+        if self.server.page is not None:
+            self._answer(200, self.server.page)
+            return
         url = urlsplit(self.path)
         query = parse_qs(url.query)
         if "list-type" in query:
@@ -72,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             self._refuse(404, "NoSuchKey")
         else:
-            self._answer(200, found, {"Last-Modified": _HTTP_DATE, "ETag": '"0"'})
+            self._answer(200, found, {"Last-Modified": self.server.moment, "ETag": '"0"'})
 
     def do_HEAD(self) -> None:
         if not self._begin():
@@ -81,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None and self._key().count("/") > 0:
             self._refuse(404, "NotFound")
         else:
-            self._answer(200, found or b"", {"Last-Modified": _HTTP_DATE})
+            self._answer(200, found or b"", {"Last-Modified": self.server.moment})
 
     def do_DELETE(self) -> None:
         if self._begin():
@@ -124,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         bucket = self._key()
         rows = "".join(
             f"<Contents><Key>{escape(key[len(bucket) + 1 :])}</Key><Size>{len(data)}</Size>"
-            f"<LastModified>{_DATE}</LastModified></Contents>"
+            f"<LastModified>{self.server.written}</LastModified></Contents>"
             for key, data in sorted(self.server.objects.items())
             if key.startswith(f"{bucket}/{prefix}")
         )

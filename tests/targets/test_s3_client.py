@@ -19,6 +19,7 @@ from backupd.targets.counting import Traffic
 from backupd.targets.open import open_target
 from backupd.targets.s3 import BucketTarget
 from backupd.targets.s3_client import parse_time
+from tests.rigs.careless_s3 import CarelessS3, careless_s3
 from tests.rigs.servers import S3Server
 from tests.targets.conftest import s3_settings
 
@@ -201,7 +202,41 @@ def test_a_moment_is_the_one_that_botocore_reads(written: str) -> None:
     assert parse_time(written) == parse_timestamp(written)
 
 
-@pytest.mark.parametrize("written", ["", "yesterday", "2026-13-01T00:00:00Z"])
-def test_what_is_no_moment_is_refused(written: str) -> None:
-    with pytest.raises(ValueError, match=r"Invalid timestamp|[Uu]nknown|month"):
-        parse_time(written)
+@pytest.mark.parametrize(
+    "written",
+    ["", "yesterday", "2026-13-01T00:00:00Z", "1 January " + "9" * 40, "9" * 40, "inf", "x" * 9999],
+)
+def test_an_answer_with_what_is_no_moment_is_not_one_of_s3(written: str, tmp_path: Path) -> None:
+    with careless_s3() as server:
+        target = careless_target(server, tmp_path)
+        target.put("index/a", [b"x"])
+        server.moment = server.written = written
+        for ask in (lambda: target.stat("index/a"), lambda: list(target.list("index/"))):
+            with pytest.raises(TargetError, match="is not what an S3 server does"):
+                ask()
+        target.close()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<a><Contents><Key>box1/models/index/a</Key></Contents></a>",
+        b"<a><Contents><Size>1</Size></Contents></a>",
+        b"<a><IsTruncated>true</IsTruncated></a>",
+        b"<a><IsTruncated>true</IsTruncated><NextContinuationToken/></a>",
+    ],
+)
+def test_a_listing_that_lacks_what_each_has_is_not_one_of_s3(page: bytes, tmp_path: Path) -> None:
+    with careless_s3() as server:
+        target = careless_target(server, tmp_path)
+        server.page = page
+        with pytest.raises(TargetError, match="is not what an S3 server does") as raised:
+            list(target.list("index/"))
+        target.close()
+    assert "web pages" in str(raised.value.hint)
+
+
+def careless_target(server: CarelessS3, tmp_path: Path) -> BucketTarget:
+    """A target on a server that answers as it is told."""
+    there = S3Server(server.endpoint_url, "key", "secret")
+    return BucketTarget(s3_settings(there, tmp_path, "b"))
