@@ -24,15 +24,20 @@ from backupd.targets.base import (
 from backupd.targets.capabilities import Creation
 from backupd.targets.claims import Claims
 from backupd.targets.parts import PartsReader
+from backupd.targets.s3_bodies import fill, object_body, skip
 from backupd.targets.s3_classes import is_cold
 from backupd.targets.s3_conditions import FOLDER, Conditions
 from backupd.targets.s3_deleting import Deleting
-from backupd.targets.s3_errors import absent_bucket, error_code, is_from_store, translate
+from backupd.targets.s3_errors import (
+    absent_bucket,
+    error_code,
+    is_from_store,
+    translate,
+)
 from backupd.targets.s3_lock import ObjectLock
 from backupd.targets.s3_upload import abort_stale_uploads, upload_in_parts
 
 if TYPE_CHECKING:
-    from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
 
 _Result = TypeVar("_Result")
@@ -45,7 +50,6 @@ _PART_BYTES = 16 * MiB
 _MAX_SINGLE_BYTES = 5 << 30
 _STREAMS = 4
 _CONNECTIONS = 32
-_STEP_BYTES = 256 << 10
 
 
 class BucketTarget:
@@ -142,7 +146,7 @@ class BucketTarget:
 
         def read(client: S3Client) -> bytes:
             answer = client.get_object(Bucket=self._bucket, Key=self._key(name), **which)
-            body, size = answer["Body"], answer["ContentLength"]
+            body, size = object_body(answer), answer["ContentLength"]
             try:
                 if size > max_bytes:
                     raise TargetError(
@@ -150,7 +154,8 @@ class BucketTarget:
                         f"more than the {max_bytes} it may have"
                     )
                 data = bytearray(size)
-                self._fill(name, body, memoryview(data))
+                if not fill(body, memoryview(data)):
+                    raise self._short(name)
                 return bytes(data)
             finally:
                 body.close()
@@ -173,13 +178,13 @@ class BucketTarget:
                 Range=f"bytes={offset}-{end - 1}",
                 **which,
             )
-            body = answer["Body"]
+            body = object_body(answer)
             try:
                 # Not the status tells what came: some servers answer 200 with the whole object,
                 # and some 200 with the range.
-                if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
-                    self._skip(name, body, offset)
-                self._fill(name, body, view)
+                given = answer.get("ContentRange", "").startswith(f"bytes {offset}-")
+                if not ((given or skip(body, offset)) and fill(body, view)):
+                    raise self._short(name)
             finally:
                 body.close()
 
@@ -298,10 +303,7 @@ class BucketTarget:
                 f"target {self.name!r}: there is no object {self._address(name)}"
             )
         if status == 416:
-            return TargetError(
-                f"target {self.name!r}: {self._address(name)} ends before the bytes asked for",
-                hint="it is damaged or was cut short; `backupd check` says what that hurts",
-            )
+            return self._short(name)
         return translate(error, self.name, self._address(name), endpoint_url, writing=writing)
 
     def _put_whole(
@@ -365,25 +367,11 @@ class BucketTarget:
             return {"StorageClass": storage_class}
         return {}
 
-    def _skip(self, name: str, body: StreamingBody, count: int) -> None:
-        """Read `count` bytes for nothing."""
-        waste = memoryview(bytearray(min(count, _STEP_BYTES)))
-        while count:
-            step = waste[: min(count, _STEP_BYTES)]
-            self._fill(name, body, step)
-            count -= step.nbytes
-
-    def _fill(self, name: str, body: StreamingBody, view: memoryview) -> None:
-        done = 0
-        while done < view.nbytes:
-            # urllib3 hands out what it read as bytes; small steps keep that in the CPU's cache.
-            count = body.readinto(view[done : done + _STEP_BYTES])  # type: ignore[arg-type]
-            if not count:
-                raise TargetError(
-                    f"target {self.name!r}: {self._address(name)} ends before the bytes asked for",
-                    hint="it is damaged or was cut short; `backupd check` says what that hurts",
-                )
-            done += count
+    def _short(self, name: str) -> TargetError:
+        return TargetError(
+            f"target {self.name!r}: {self._address(name)} ends before the bytes asked for",
+            hint="it is damaged or was cut short; `backupd check` says what that hurts",
+        )
 
     def _client(self) -> S3Client:
         with self._lock:

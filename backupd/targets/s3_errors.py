@@ -77,6 +77,7 @@ _ALWAYS = frozenset(
         "UploadId",
     }
 )
+_NO_PAGES = "see that `endpoint_url` is the server's address for S3, not for its web pages"
 _NO_CREDENTIALS = frozenset(
     {
         "NoCredentialsError",
@@ -114,6 +115,12 @@ def error_code(error: Exception) -> tuple[str, int]:
         return "", 0
     code = str(response.get("Error", {}).get("Code", ""))
     return code, int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_page(error: Exception) -> bool:
+    response = getattr(error, "response", {})
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("content-type", "")).startswith("text/html")
 
 
 def translate(
@@ -156,6 +163,10 @@ def translate(
             hint="raise the quota, or run `backupd forget` and `backupd prune`",
         )
     if code in _AGAIN or status >= 500 or status == 429:
+        # A gateway's, whose server is away; or one with 200 that botocore took for an error.
+        if _is_page(error):
+            sentence = f"{sentence}, with a web page"
+            return TargetUnreachableError(sentence, hint=f"it may pass; otherwise {_NO_PAGES}")
         return TargetUnreachableError(sentence, hint="it may pass; otherwise see the server's log")
     if code in _REFUSED or status == 403:
         hint = f"see that the credentials are right and that bucket {bucket!r} allows them this"
@@ -187,8 +198,8 @@ def _local(kind: str, target: str, host: str) -> TargetError:
         )
     if kind in _NO_ANSWER:
         return TargetError(
-            f"target {target!r}: what {host} answers is not what an S3 server does ({kind})",
-            hint="see that `endpoint_url` is the server's address for S3, not for its web pages",
+            f"target {target!r}: what {host} answers is not what an S3 server does",
+            hint=_NO_PAGES,
         )
     if kind in _NETWORK:
         return TargetUnreachableError(

@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 
 class CarelessS3(ThreadingHTTPServer):
     """Ignores conditions and answers ranges with the whole object and status 200; with
-    `refusal` (status, code) it answers every request with that error, with `page` every GET with
-    that body. `moment` and `written` are the times that it gives in a head and in a listing."""
+    `refusal` (status, code) it answers every request with that error, with `page` with
+    that page of the web. `moment` and `written` are the times in its heads and listings."""
 
     daemon_threads = True
 
@@ -64,9 +64,6 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._begin():
             return
-        if self.server.page is not None:
-            self._answer(200, self.server.page)
-            return
         url = urlsplit(self.path)
         query = parse_qs(url.query)
         if "list-type" in query:
@@ -100,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _begin(self) -> bool:
         self.server.requests.append((self.command, self.path))
+        if self.server.page is not None:
+            self._answer(200, self.server.page, {"Content-Type": "text/html; charset=utf-8"})
+            return False
         if self.server.refusal is None:
             return True
         self._refuse(*self.server.refusal)

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 from botocore.utils import parse_timestamp
 
-from backupd.errors import TargetError
+from backupd.errors import TargetError, TargetUnreachableError
 from backupd.targets.counting import Traffic
 from backupd.targets.open import open_target
 from backupd.targets.s3 import BucketTarget
@@ -234,6 +234,24 @@ def test_a_listing_that_lacks_what_each_has_is_not_one_of_s3(page: bytes, tmp_pa
             list(target.list("index/"))
         target.close()
     assert "web pages" in str(raised.value.hint)
+
+
+def test_a_web_page_is_no_object_and_no_error_of_the_server(tmp_path: Path) -> None:
+    with careless_s3() as server:
+        target = careless_target(server, tmp_path)
+        server.page = b"<!doctype html><title>Console</title><p>Welcome<br>"
+        for read in (
+            lambda: target.get("repository.json", 1000),
+            lambda: target.read_into("repository.json", 0, memoryview(bytearray(10))),
+        ):
+            with pytest.raises(TargetError, match="is not what an S3 server does"):
+                read()
+        # botocore takes what it cannot read for an error of the server.
+        for ask in (lambda: list(target.list("")), lambda: target.put("index/a", [b"x"])):
+            with pytest.raises(TargetUnreachableError, match="with a web page") as raised:
+                ask()
+            assert "endpoint_url" in str(raised.value.hint)
+        target.close()
 
 
 def careless_target(server: CarelessS3, tmp_path: Path) -> BucketTarget:
