@@ -312,8 +312,7 @@ class FileStore:
             if self._failure is None:
                 self._store(stream, piece, bases)
         except BaseException as error:
-            self._failure = error
-            self._bases.close()
+            self._fail(error)
         finally:
             self._frames.put(piece.frame)
 
@@ -324,9 +323,13 @@ class FileStore:
                 self._advance(batch.files.size_bytes, 0)
                 batch.turn.waiting = 0
         except BaseException as error:
-            self._failure = error
-            self._bases.close()
+            self._fail(error)
         self._came.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Remember what went wrong, and wake who waits for a base."""
+        self._failure = error
+        self._bases.close()
 
     def _store(self, stream: PackStream, piece: Piece, bases: BaseReader) -> None:
         frame = piece.frame[: HEADROOM + piece.size]

@@ -178,11 +178,16 @@ class BlobReader:
         if len(room.sealed) < span.size_bytes:
             room.sealed = kept_buffer(span.size_bytes)
         sealed = room.sealed[: span.size_bytes]
-        warm = self.finder.warm
-        of_trees = all(record.kind != BlobKind.DATA for record in span.records)
-        if not (warm and of_trees and warm.read_into(span.pack_id, span.offset, sealed)):
+        if not self._read_warm(span, sealed):
             self._repository.target.read_into(name, span.offset, sealed)
         return sealed
+
+    def _read_warm(self, span: Span, sealed: memoryview) -> bool:
+        """Fill `sealed` with what is no data, from what is held of a far target or read with it."""
+        warm = self.finder.warm
+        if warm is None or any(record.kind == BlobKind.DATA for record in span.records):
+            return False
+        return warm.read_into(span.pack_id, span.offset, sealed)
 
     def open(self, record: BlobRecord, sealed: memoryview) -> Buffer:
         """The chunk of a blob's sealed bytes, verified; good until the next call.

@@ -28,12 +28,7 @@ from backupd.targets.s3_bodies import fill, object_body, skip
 from backupd.targets.s3_classes import is_cold
 from backupd.targets.s3_conditions import FOLDER, Conditions
 from backupd.targets.s3_deleting import Deleting
-from backupd.targets.s3_errors import (
-    absent_bucket,
-    error_code,
-    is_from_store,
-    translate,
-)
+from backupd.targets.s3_errors import absent_bucket, error_code, is_from_store, translate
 from backupd.targets.s3_lock import ObjectLock
 from backupd.targets.s3_upload import abort_stale_uploads, upload_in_parts
 
